@@ -205,6 +205,8 @@ catalogue! {
     RUNTIME_DISK_FULL = "runtime.disk_full", 507, "The node's disk is full.", "Free space on the node; it goes on by itself.";
     RUNTIME_TARGET_UNREACHABLE = "runtime.target_unreachable", 424, "The node cannot reach the address it was asked to look at.", "Check the address, and the node's way out.";
 
+    TELEMETRY_SETTING_INVALID = "telemetry.setting_invalid", 400, "A setting of logs or traces cannot be used.", "The message names it and says what it takes.";
+
     CLI_USAGE = "cli.usage", 400, "The command line cannot be understood.", "See `vpn --help`.";
     CLI_CONTEXT_INVALID = "cli.context_invalid", 400, "The nats context cannot be used.", "See `nats context ls`, or give `--nats URL`.";
     CLI_FILE = "cli.file", 500, "A file cannot be read or written.", "Check the path and its permissions.";

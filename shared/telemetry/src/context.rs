@@ -94,7 +94,7 @@ pub fn trace_id(cx: &Context) -> Option<String> {
     carried.is_valid().then(|| carried.trace_id().to_string())
 }
 
-fn without_ours(state: &TraceState) -> TraceState {
+pub(crate) fn without_ours(state: &TraceState) -> TraceState {
     match state.get(SERVICE_KEY) {
         None => state.clone(),
         Some(_) => state.delete(SERVICE_KEY).unwrap_or_default(),
