@@ -197,6 +197,9 @@ catalogue! {
 
     RUNTIME_BACKEND_UNREACHABLE = "runtime.backend_unreachable", 503, "The container daemon does not answer.", "Start it, or check the socket and its permissions; `vpn doctor` says what was tried.";
     RUNTIME_BACKEND_TIMEOUT = "runtime.backend_timeout", 504, "The container daemon did not answer in time.", "See the daemon's log; the node tries again by itself.";
+    RUNTIME_BACKEND_REFUSED = "runtime.backend_refused", 502, "The container runtime refused the call.", "The message is the runtime's own; `vpn doctor` says what it can and cannot do.";
+    RUNTIME_INSTANCE_CONFLICT = "runtime.instance_conflict", 409, "Something else has the instance's name: one of an older revision, or a stranger.", "The node replaces its own by itself; remove a stranger's container by hand.";
+    RUNTIME_INSTANCE_MISSING = "runtime.instance_missing", 404, "There is no instance for that server on the node.", "The node makes it by itself when the server is desired: see `vpn servers list`.";
     RUNTIME_IMAGE_MISSING = "runtime.image_missing", 424, "The server's image is neither here nor to be had.", "Build it with `make images`, or give another: vpn servers update NAME --image …";
     RUNTIME_PORT_IN_USE = "runtime.port_in_use", 409, "A program on the node holds the port.", "Stop that program, or move the server: vpn servers update NAME --port …";
     RUNTIME_PROGRAM_MISSING = "runtime.program_missing", 424, "A program that the engine needs is not installed on the node.", "Install it or run `make setup`; the message names it.";

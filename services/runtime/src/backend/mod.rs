@@ -2,9 +2,25 @@
 //!
 //! - [`docker`]   the Docker daemon, by its socket
 //! - [`process`]  supervised child processes, for hosts without a daemon
-//! - [`fake`]     scripted, for tests of logic
+//! - `fake`       scripted, for tests of logic (feature `fake`)
+//!
+//! and beside them:
+//!
+//! - [`detect`]   which of them, by choice or by looking
+//! - `outbox`     notices on their way to whoever listens, bounded
+//! - `run_dir`    who an instance runs as, and the directory it shares with the agent
+//! - `words`      the last lines that an instance wrote, fit for an error message
 //!
 //! Every call is idempotent: it is named by what it leads to, and finding that already done is success.
+
+pub mod detect;
+pub mod docker;
+#[cfg(any(test, feature = "fake"))]
+pub mod fake;
+mod outbox;
+pub mod process;
+mod run_dir;
+mod words;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +34,9 @@ use tokio::sync::mpsc;
 pub const RUN_DIR_INSIDE: &str = "/run/vpn";
 /// The user and group that containers run as, where their rights allow it (that of `distroless`' nonroot).
 pub const CONTAINER_UID: u32 = 65532;
+
+/// The exit code of an instance whose end was seen, but not its code: that of a process which was not our child.
+pub const UNKNOWN_EXIT: i32 = -1;
 
 /// What an instance must be made like. Two specs with the same [`Spec::revision`] are the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +88,8 @@ pub struct Container {
     pub server_id: ServerId,
     /// The [`Spec::revision`] it was made with.
     pub revision: String,
+    /// The W3C `traceparent` of what made it.
+    pub traceparent: Option<String>,
     /// How it is.
     pub state: ContainerState,
 }
@@ -85,7 +106,7 @@ pub enum ContainerState {
     },
     /// It ended.
     Exited {
-        /// With this code; 128 + n when signal n ended it.
+        /// With this code; 128 + n when signal n ended it, and [`UNKNOWN_EXIT`] when nobody was there to see.
         code: i32,
     },
 }
@@ -99,6 +120,8 @@ pub enum Notice {
         server: ServerName,
         /// What.
         kind: contract::runtime::ContainerEventKind,
+        /// The W3C `traceparent` of what made the instance: daemons carry no trace, so its label does.
+        traceparent: Option<String>,
     },
     /// The event stream was interrupted and is there again: anything may have happened meanwhile.
     Gap,
@@ -119,15 +142,17 @@ pub trait ContainerRuntime: Send + Sync {
     /// All instances of this node that were made here, running or not.
     async fn list(&self) -> Result<Vec<Container>, Error>;
 
-    /// Makes the image available, from where the runtime gets images.
+    /// Makes the image available, from where the runtime gets images. Worth a call when [`Self::create`] says
+    /// that it is missing, and not before: an image that is there costs nothing then.
     async fn ensure_image(&self, image: &ImageRef) -> Result<(), Error>;
 
     /// Makes the instance without starting it. One of the same revision counts as made; one of another
-    /// revision is an [`Error`] of kind conflict and stays.
+    /// revision is `runtime.instance_conflict` and stays.
     async fn create(&self, spec: &Spec) -> Result<(), Error>;
 
-    /// Starts it; one that runs counts as started.
-    async fn start(&self, server: &ServerName) -> Result<(), Error>;
+    /// Starts it; one that runs counts as started. The run directory and what is in it are handed to the user
+    /// that the instance runs as first, so that files which the agent wrote as itself can be read inside.
+    async fn start(&self, spec: &Spec) -> Result<(), Error>;
 
     /// Stops it within the grace period (SIGTERM, then SIGKILL); one that is stopped or gone counts as stopped.
     async fn stop(&self, server: &ServerName, grace: std::time::Duration) -> Result<(), Error>;
@@ -161,6 +186,17 @@ impl Error {
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
+
+    /// What stopped us while we were `doing` something to a file.
+    pub(crate) fn file(doing: &str, path: &Path, error: &std::io::Error) -> Self {
+        use std::io::ErrorKind;
+        let code = match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::RUNTIME_DISK_FULL,
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Code::RUNTIME_NOT_PERMITTED,
+            _ => Code::RUNTIME_BACKEND_REFUSED,
+        };
+        Self::new(code, format!("cannot {doing} {}: {error}", path.display()))
+    }
 }
 
 impl From<Error> for contract::Error {
@@ -169,7 +205,8 @@ impl From<Error> for contract::Error {
     }
 }
 
-/// The name of the container, pid file or log of a server on a node.
+/// The name of the container or directory of a server on a node. The dots keep node `a-b` with server `c` apart
+/// from node `a` with server `b-c`: no name has one.
 pub fn instance_name(node: &NodeName, server: &ServerName) -> String {
-    format!("vpn-{node}-{server}")
+    format!("vpn.{node}.{server}")
 }

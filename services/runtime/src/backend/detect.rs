@@ -1,0 +1,1 @@
+//! Which container runtime: by choice, or by looking.

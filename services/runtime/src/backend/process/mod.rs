@@ -1,0 +1,1 @@
+//! Supervised child processes, for hosts without a daemon.
