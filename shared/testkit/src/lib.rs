@@ -1,1 +1,24 @@
-//! Nothing yet.
+//! What tests need: real programs, started in milliseconds, ended for certain.
+//!
+//! - [`nats`]     a private nats-server per test: kill it, restart it, limit it
+//! - [`otlp`]     a collector of spans
+//! - [`process`]  a child that ends with its value, and with the test process at the latest
+//! - [`programs`] where the pinned programs are; a missing one says how to install it
+//! - [`ports`]    ports that nobody else takes
+//! - [`sites`]    the TLS site that REALITY hides behind, and the page that a user wants
+//! - [`wait`]     wait for a condition, never for a while
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its surroundings has failed, and the panic says where"
+)]
+
+pub mod nats;
+pub mod otlp;
+pub mod ports;
+pub mod process;
+pub mod programs;
+pub mod sites;
+pub mod wait;
