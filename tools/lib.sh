@@ -5,8 +5,9 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 BIN=$ROOT/tools/bin
 # shellcheck source=tools/versions.env
 . "$ROOT/tools/versions.env"
-# A plain user's PATH lacks the folders of `ip`, `nft` and `dockerd`.
-export PATH=$BIN:$PATH:/usr/local/sbin:/usr/sbin:/sbin
+# Behind the caller's own: where rustup and Go's archive put programs before a new shell knows, and the
+# folders of `ip`, `nft` and `dockerd`, which a plain user's PATH lacks.
+export PATH=$BIN:$PATH:${HOME:-/root}/.cargo/bin:/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 
 say() { printf '%-26s %s\n' "$1" "$2"; }
 
