@@ -2,6 +2,9 @@
 
 use std::str::FromStr;
 
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
+
 /// What [`crate::init`] is told. The environment is read by whoever fills this in.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -57,6 +60,15 @@ impl FromStr for LogFormat {
             _ => Err(Error::LogFormat { given: text.to_owned() }),
         }
     }
+}
+
+/// `Targets` takes a word that is no level for a module, so that a mistyped level would silence everything else.
+pub(crate) fn filter(text: &str) -> Result<Targets, Error> {
+    let refused = || Error::Filter { given: text.to_owned() };
+    if text.split(',').any(|part| !part.contains('=') && part.trim().parse::<LevelFilter>().is_err()) {
+        return Err(refused());
+    }
+    text.parse().map_err(|_| refused())
 }
 
 /// A setting that is refused.

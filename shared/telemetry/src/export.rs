@@ -166,3 +166,61 @@ fn reason(status: &tonic::Status) -> String {
     }
     if std::ptr::addr_eq(cause, status) { status.message().to_owned() } else { cause.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use testkit::otlp::Collector;
+    use tracing::{Metadata, Subscriber, span};
+
+    use super::*;
+
+    /// Keeps the levels of the events.
+    #[derive(Clone, Default)]
+    struct Levels(Arc<Mutex<Vec<tracing::Level>>>);
+
+    impl Subscriber for Levels {
+        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+            metadata.target().starts_with("telemetry")
+        }
+        fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+            span::Id::from_u64(1)
+        }
+        fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+        fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            self.0.lock().unwrap().push(*event.metadata().level());
+        }
+        fn enter(&self, _: &span::Id) {}
+        fn exit(&self, _: &span::Id) {}
+    }
+
+    #[test]
+    fn a_collector_that_goes_and_comes_back_is_one_line_each() {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut collector = runtime.block_on(Collector::start());
+        let exporter = Exporter::new(&collector.endpoint(), &Config::new("users")).unwrap();
+        // The future does its work in one go: it blocks.
+        let export = || futures::executor::block_on(exporter.export(Vec::new()));
+
+        let levels = Levels::default();
+        tracing::subscriber::with_default(levels.clone(), || {
+            export().unwrap();
+            assert!(levels.0.lock().unwrap().is_empty());
+            for _ in 0..2 {
+                collector.stop();
+                export().unwrap_err();
+                export().unwrap_err();
+                // tonic's own words for it are "transport error".
+                let refused = export().unwrap_err().to_string();
+                assert!(refused.contains("Connection refused"), "{refused}");
+                runtime.block_on(collector.restart());
+                export().unwrap();
+                export().unwrap();
+            }
+        });
+        use tracing::Level;
+        assert_eq!(*levels.0.lock().unwrap(), [Level::WARN, Level::INFO, Level::WARN, Level::INFO]);
+    }
+}

@@ -56,8 +56,7 @@ pub fn init(config: &Config) -> Result<Telemetry, Error> {
 
 /// The same without making it the process's own: for a test that has several in one process.
 pub fn build(config: &Config) -> Result<(Dispatch, Telemetry), Error> {
-    let logged: Targets =
-        config.filter.parse().map_err(|_| Error::Filter { given: config.filter.clone() })?;
+    let logged = config::filter(&config.filter)?;
     if !(0.0..=1.0).contains(&config.sample_ratio) {
         return Err(Error::SampleRatio { given: config.sample_ratio });
     }

@@ -215,3 +215,86 @@ impl<M: SerializeMap> Visit for Fields<M> {
         self.add(field, &text);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use opentelemetry::trace::TracerProvider;
+    use opentelemetry_sdk::trace::SdkTracerProvider;
+    use serde_json::Value;
+    use tracing::{error, info, info_span};
+    use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+    use super::*;
+    use crate::{config::filter, sampler::ByField};
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(log: LogFormat, terminal: bool, work: impl FnOnce()) -> Vec<String> {
+        let lines = Lines::default();
+        let config = Config { log, ..Config::new("vpnd") };
+        let to = lines.clone();
+        let layer = layer_to(&config, filter("info").unwrap(), terminal, move || to.clone());
+        let provider = SdkTracerProvider::builder().with_sampler(ByField::new(0.0)).build();
+        let traces = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
+        tracing::subscriber::with_default(Registry::default().with(traces).with(layer), work);
+        let bytes = lines.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn json_lines_name_service_trace_and_span_also_of_a_trace_that_is_not_kept() {
+        let mut id = None;
+        let lines = logged(LogFormat::Auto, false, || {
+            info!(port = 4222_u16, "up");
+            info_span!("users.create", vpn.service = "users", secret = "not for the log").in_scope(|| {
+                id = crate::context::current_trace_id();
+                tracing::debug!("too quiet to be seen");
+                let failed = io::Error::other("two\nlines \u{1b}[31m \"quoted\"");
+                error!(user = ?"alice", level = 7, error = &failed as &dyn std::error::Error, "refused");
+            });
+        });
+        let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let [up, refused] = lines.as_slice() else { panic!("{lines:?}") };
+        assert_eq!(
+            (&up["service"], &up["port"], &up["message"]),
+            (&"vpnd".into(), &4222.into(), &"up".into())
+        );
+        assert_eq!((up.get("trace_id"), up.get("span_id")), (None, None));
+        assert_eq!(refused["service"], "users");
+        assert_eq!(refused["trace_id"].as_str(), id.as_deref());
+        assert_eq!(refused["span_id"].as_str().map(str::len), Some(16));
+        assert_eq!((&refused["level"], &refused["_level"]), (&"ERROR".into(), &7.into()));
+        assert_eq!(refused["error"], "two\nlines \u{1b}[31m \"quoted\"");
+        assert_eq!(refused["user"], "\"alice\"");
+        assert!(!refused.to_string().contains("not for the log"));
+    }
+
+    #[test]
+    fn text_lines_end_with_the_trace_and_carry_no_codes_of_others_to_a_terminal() {
+        let work = || {
+            info_span!("list", vpn.service = "fleet")
+                .in_scope(|| info!(name = "a\u{1b}[2J", "listed {}", "b\u{1b}[2J"));
+        };
+        for terminal in [false, true] {
+            let lines = logged(LogFormat::Text, terminal, work);
+            let [line] = lines.as_slice() else { panic!("{lines:?}") };
+            assert!(line.contains(" fleet telemetry::log::tests: ") && line.contains("listed b"), "{line}");
+            assert!(line.contains(" trace_id=") && line.contains(" span_id="), "{line}");
+            assert!(!line.contains("\u{1b}[2J"), "{line:?}");
+            assert_eq!(line.contains("\u{1b}[32m INFO\u{1b}[0m"), terminal, "{line:?}");
+        }
+    }
+}

@@ -65,3 +65,25 @@ impl fmt::Debug for Metrics {
         f.write_str("Metrics")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::{counter::Counter, family::Family};
+
+    use super::*;
+
+    #[test]
+    fn services_of_one_process_share_a_metric_and_differ_by_label() {
+        let metrics = Metrics::new();
+        for service in ["users", "keys"] {
+            let requests: Family<Vec<(&str, &str)>, Counter> =
+                metrics.clone().get_or_register("vpn_requests", "Requests answered.", Family::default);
+            requests.get_or_create(&vec![("service", service)]).inc();
+        }
+        let text = metrics.render().unwrap();
+        assert_eq!(text.matches("# TYPE vpn_requests counter").count(), 1, "{text}");
+        assert!(text.contains("vpn_requests_total{service=\"users\"} 1\n"), "{text}");
+        assert!(text.contains("vpn_requests_total{service=\"keys\"} 1\n"), "{text}");
+        assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+}

@@ -2,8 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    net::TcpStream,
     sync::{Arc, Mutex},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use opentelemetry_proto::tonic::{
@@ -14,11 +16,16 @@ use opentelemetry_proto::tonic::{
     common::v1::{KeyValue, any_value::Value},
     trace::v1 as wire,
 };
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    runtime::{Builder, Runtime},
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status, transport::Server};
 
 use crate::{ports, wait::eventually};
+
+const SOON: Duration = Duration::from_secs(5);
 
 /// A span as it arrived. Ids are lowercase hexadecimal.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,7 +63,8 @@ pub struct Span {
 pub struct Collector {
     port: u16,
     spans: Arc<Mutex<Vec<Span>>>,
-    server: Option<JoinHandle<()>>,
+    /// Of its own, so that its end is the end of every connection too.
+    server: Option<Runtime>,
 }
 
 impl Collector {
@@ -91,34 +99,35 @@ impl Collector {
         .await
     }
 
-    /// Goes away, and closes its connections.
-    pub async fn stop(&mut self) {
-        if let Some(server) = self.server.take() {
-            server.abort();
-            let _ = server.await;
+    /// Goes away, and its connections with it.
+    pub fn stop(&mut self) {
+        let Some(server) = self.server.take() else { return };
+        server.shutdown_background();
+        // That only asks.
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            assert!(started.elapsed() < SOON, "the collector does not stop");
+            thread::sleep(Duration::from_millis(1));
         }
     }
 
     /// Comes (back) on the same port with the spans it had.
     pub async fn restart(&mut self) {
-        self.stop().await;
-        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
+        self.stop();
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = TcpListener::bind(("127.0.0.1", self.port)).await.unwrap().into_std().unwrap();
         let service = TraceServiceServer::new(Store { spans: Arc::clone(&self.spans) });
-        self.server = Some(tokio::spawn(async move {
-            Server::builder()
-                .add_service(service)
-                .serve_with_incoming(TcpListenerStream::new(listener))
-                .await
-                .unwrap();
-        }));
+        runtime.spawn(async move {
+            let incoming = TcpListenerStream::new(TcpListener::from_std(listener).unwrap());
+            Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
+        });
+        self.server = Some(runtime);
     }
 }
 
 impl Drop for Collector {
     fn drop(&mut self) {
-        if let Some(server) = &self.server {
-            server.abort();
-        }
+        self.stop();
     }
 }
 

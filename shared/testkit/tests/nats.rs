@@ -1,4 +1,11 @@
 //! The private nats-server: it is ours, it keeps what it acknowledged, and it is gone when it is dropped.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test"
+)]
 
 use std::{io::ErrorKind, path::Path, time::Duration};
 

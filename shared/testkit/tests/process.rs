@@ -1,4 +1,11 @@
 //! Children end with the test, however it ends.
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test"
+)]
 
 use std::{path::Path, time::Duration};
 
