@@ -51,13 +51,38 @@ pub(super) fn runs_as(rights: Rights) -> Result<Owner, Error> {
 /// Called while the instance does not run, so nobody changes the tree meanwhile. What an earlier run may have
 /// left as a trap is stepped over: links are not followed, and a file with a second name stays as it is.
 pub(super) fn hand_over(run_dir: &Path, owner: Owner) -> Result<(), Error> {
+    // Whoever it is for must get through what is above it, and needs to see nothing of that.
     fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(0o711)
         .create(run_dir)
         .and_then(|()| fs::set_permissions(run_dir, fs::Permissions::from_mode(0o700)))
         .map_err(|error| Error::file("make", run_dir, &error))?;
     give(run_dir, owner, DEPTH).map_err(|error| Error::file("hand over", run_dir, &error))
+}
+
+/// Refuses a path that the owner cannot get to. A container sees its run directory and nothing above; a child
+/// process needs to get through all of it.
+pub(super) fn can_reach(path: &Path, owner: Owner) -> Result<(), Error> {
+    for directory in path.ancestors().skip(1) {
+        let metadata = fs::metadata(directory).map_err(|error| Error::file("look at", directory, &error))?;
+        let bit = if owner.uid == 0 || metadata.uid() == owner.uid {
+            0o100
+        } else if metadata.gid() == owner.gid {
+            0o010
+        } else {
+            0o001
+        };
+        if metadata.mode() & bit == 0 {
+            let (uid, blocked) = (owner.uid, directory.display());
+            let message = format!(
+                "engines run as uid {uid}, which may not pass {blocked} to {}: chmod o+x {blocked}",
+                path.display()
+            );
+            return Err(Error::new(Code::RUNTIME_NOT_PERMITTED, message));
+        }
+    }
+    Ok(())
 }
 
 fn give(path: &Path, owner: Owner, depth: usize) -> io::Result<()> {

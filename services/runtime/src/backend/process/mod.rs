@@ -50,7 +50,8 @@ use self::{
     watch::Watch,
 };
 use super::{
-    Container, ContainerRuntime, ContainerState, Error, Notice, Spec, UNKNOWN_EXIT, instance_name, run_dir,
+    Container, ContainerRuntime, ContainerState, Error, Notice, Spec, UNKNOWN_EXIT, instance_name,
+    run_dir::{self, Owner},
     words,
 };
 
@@ -112,6 +113,13 @@ impl Process {
 impl Inner {
     fn directory(&self, server: &ServerName) -> Directory {
         Directory::new(&self.instances, instance_name(&self.settings.node, server))
+    }
+
+    fn hand_over(&self, spec: &Spec) -> Result<Owner, Error> {
+        let owner = run_dir::runs_as(spec.rights)?;
+        run_dir::hand_over(&spec.run_dir, owner)?;
+        run_dir::can_reach(&spec.run_dir, owner)?;
+        Ok(owner)
     }
 
     /// `None` where there is no instance.
@@ -194,7 +202,7 @@ impl ContainerRuntime for Process {
         let inner = &self.inner;
         inner.powers.suffice_for(spec)?;
         inner.programs.engine(&spec.program)?;
-        run_dir::hand_over(&spec.run_dir, run_dir::runs_as(spec.rights)?)?;
+        inner.hand_over(spec)?;
         let directory = inner.directory(&spec.server);
         let made = Made::of(&inner.settings.node, spec);
         if directory.make(&made).await? {
@@ -222,9 +230,8 @@ impl ContainerRuntime for Process {
             return Ok(());
         }
         inner.powers.suffice_for(spec)?;
-        let owner = run_dir::runs_as(spec.rights)?;
         let engine = inner.programs.engine(&spec.program)?;
-        run_dir::hand_over(&spec.run_dir, owner)?;
+        let owner = inner.hand_over(spec)?;
 
         let lock = match directory.lock(LAUNCH).await? {
             Lock::Ours(lock) => lock,
