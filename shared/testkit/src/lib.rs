@@ -1,5 +1,7 @@
 //! What tests need: real programs, started in milliseconds, ended for certain.
 //!
+//! - [`http`]     one GET over any stream
+//! - [`jaeger`]   the real Jaeger
 //! - [`nats`]     a private nats-server per test: kill it, restart it, limit it
 //! - [`otlp`]     a collector of spans
 //! - [`process`]  a child that ends with its value, and with the test process at the latest
@@ -7,6 +9,7 @@
 //! - [`ports`]    ports that nobody else takes
 //! - [`sites`]    the TLS site that REALITY hides behind, and the page that a user wants
 //! - [`wait`]     wait for a condition, never for a while
+//! - [`xray_client`] a user's client: the real Xray, for one link or for hundreds
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -15,6 +18,8 @@
     reason = "a test that cannot set up its surroundings has failed, and the panic says where"
 )]
 
+pub mod http;
+pub mod jaeger;
 pub mod nats;
 pub mod otlp;
 pub mod ports;
@@ -22,3 +27,4 @@ pub mod process;
 pub mod programs;
 pub mod sites;
 pub mod wait;
+pub mod xray_client;
