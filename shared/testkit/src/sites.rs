@@ -24,11 +24,13 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::ports;
+use crate::{ports, wait::eventually};
 
-/// REALITY learns what its dest sends after a handshake, and waits for as long as an idle connection stays open: this
-/// is how long a fresh engine is slow.
-const IDLE_LIMIT: Duration = Duration::from_millis(200);
+/// A fresh REALITY engine learns what its dest sends after a handshake, for as long as an idle connection stays open,
+/// and a client that comes meanwhile is made to wait for 5 s. So idle connections end soon here.
+const IDLE_LIMIT: Duration = Duration::from_millis(100);
+/// A REALITY engine learns from so many connections for each server name: it offers three lists of protocols.
+const LEARNED_FROM: u64 = 3;
 /// Between two bytes of `/slow`: fast enough that a cut is seen at once.
 const SLOW_PAUSE: Duration = Duration::from_millis(50);
 /// Nobody here sends a longer request.
@@ -99,6 +101,20 @@ impl TlsSite {
     /// Connections so far.
     pub fn connections(&self) -> u64 {
         self.site.counts.connections.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many REALITY engines, counted from the start of the site, have learned from it what they need:
+    /// before that, each client of a fresh engine is made to wait for 5 s.
+    pub async fn taught(&self, engines: u64, within: Duration) {
+        eventually("REALITY engines have learned from their dest", within, async || {
+            let ended = self.site.counts.idle_ended.load(Ordering::Relaxed);
+            if ended >= engines * LEARNED_FROM {
+                Ok(())
+            } else {
+                Err(format!("{ended} idle connections have ended"))
+            }
+        })
+        .await;
     }
 }
 
@@ -174,6 +190,8 @@ impl Target {
 #[derive(Debug, Default)]
 struct Counts {
     connections: AtomicU64,
+    /// Connections that were ended because nothing came.
+    idle_ended: AtomicU64,
     requests: AtomicU64,
     bytes: AtomicU64,
 }
@@ -227,8 +245,13 @@ async fn serve(mut stream: impl AsyncRead + AsyncWrite + Unpin, counts: &Counts,
             }
             std::io::Result::Ok(())
         });
-        if !matches!(read.await, Ok(Ok(()))) {
+        let read = read.await;
+        if !matches!(read, Ok(Ok(()))) {
             let _ = stream.shutdown().await;
+            drop(stream);
+            if read.is_err() {
+                counts.idle_ended.fetch_add(1, Ordering::Relaxed);
+            }
             return;
         }
         counts.requests.fetch_add(1, Ordering::Relaxed);

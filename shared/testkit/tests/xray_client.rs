@@ -77,6 +77,7 @@ impl Server {
             TcpStream::connect(("127.0.0.1", shadowsocks)).await
         })
         .await;
+        site.taught(1, SOON).await;
         Self { site, vless, shadowsocks, public_key, _process: process, _folder: folder }
     }
 
