@@ -169,12 +169,21 @@ impl Drop for Site {
                 output("docker", &["rm", "-f", container]);
             }
         }
-        for instance in fs::read_dir(self.home.path().join("instances")).into_iter().flatten().flatten() {
-            let pid = fs::read_to_string(instance.path().join("pid")).unwrap_or_default();
-            if let Some(pid) = pid.split(' ').nth(1)
-                && Path::new("/proc").join(pid).exists()
-            {
-                output("kill", &["-KILL", "--", &format!("-{pid}")]);
+        if self.home.path().join("instances").exists() {
+            let settings = process_settings(&self.node, self.home.path());
+            // The test's own runtime can't be waited on here.
+            let removed = std::thread::spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let backend = Process::open(settings, TaskTracker::new()).await?;
+                    for container in backend.list().await? {
+                        backend.remove(&container.server).await?;
+                    }
+                    Ok::<(), runtime::backend::Error>(())
+                })
+            });
+            if !matches!(removed.join(), Ok(Ok(()))) && !std::thread::panicking() {
+                panic!("what the test made cannot be removed");
             }
         }
     }
