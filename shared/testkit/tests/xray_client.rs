@@ -142,6 +142,8 @@ async fn who_is_not_a_user_gets_nothing() {
     for tunnel in client.tunnels() {
         let refused = tunnel.fetch(&target.bytes_url(1), Duration::from_secs(2)).await;
         assert!(refused.is_err(), "{refused:?}");
+        let refused = tunnel.accepted(&target.bytes_url(1), Duration::from_millis(200)).await;
+        assert_eq!(refused.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
     }
     assert_eq!(target.requests(), 0);
 }
@@ -162,7 +164,7 @@ async fn adding_a_user_and_getting_through_takes_milliseconds() {
             let started = Instant::now();
             let tunnel = client.add(&link).await.unwrap();
             adding.push(started.elapsed());
-            tunnel.fetch(&target.bytes_url(1), SOON).await.unwrap();
+            tunnel.accepted(&target.bytes_url(1), SOON).await.unwrap();
             through.push(started.elapsed());
             client.remove(tunnel).await;
         }

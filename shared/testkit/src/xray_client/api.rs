@@ -17,8 +17,10 @@ pub(super) struct Api {
 }
 
 impl Api {
-    pub(super) fn new(port: u16) -> Self {
-        Self { channel: Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap().connect_lazy() }
+    /// Connected at once, so that the first user added is no slower than the rest.
+    pub(super) async fn connect(port: u16) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{port}")).unwrap();
+        Self { channel: endpoint.connect().await.unwrap() }
     }
 
     pub(super) async fn add(&self, tag: &str, link: &Link) -> Result<(), Status> {

@@ -2,7 +2,7 @@
 //!
 //! `vless://` as in the discussion XTLS/Xray-core#716, `ss://` as in SIP002 with SIP022's passwords.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, time::Duration};
 
 use base64::{
     Engine,
@@ -82,6 +82,16 @@ impl Link {
             label: decoded(url.fragment().unwrap_or_default())?,
             protocol,
         })
+    }
+
+    /// How long a handshake may go unanswered before it was most likely too early.
+    pub(super) fn patience(&self) -> Duration {
+        match self.protocol {
+            // Refused in words; and each try is work for both sides.
+            Protocol::Vless { .. } => Duration::from_millis(50),
+            // Refused by silence; a try costs next to nothing.
+            Protocol::Shadowsocks { .. } => Duration::from_millis(3),
+        }
     }
 
     /// The outbound of Xray's configuration.

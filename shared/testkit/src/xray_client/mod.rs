@@ -53,7 +53,7 @@ const READY_WITHIN: Duration = Duration::from_secs(20);
 pub struct XrayClient {
     socks: SocketAddr,
     api: Api,
-    given: usize,
+    given: Vec<Tunnel>,
     spare: Mutex<Vec<usize>>,
     process: Process,
     _folder: TempDir,
@@ -84,10 +84,12 @@ impl XrayClient {
             TcpStream::connect((Ipv4Addr::LOCALHOST, socks)).await
         })
         .await;
+        let socks = SocketAddr::from((Ipv4Addr::LOCALHOST, socks));
+        let tunnel = |(slot, link): (usize, &Link)| Tunnel { socks, slot, patience: link.patience() };
         Ok(Self {
-            socks: (Ipv4Addr::LOCALHOST, socks).into(),
-            api: Api::new(api),
-            given: links.len(),
+            socks,
+            api: Api::connect(api).await,
+            given: links.iter().enumerate().map(tunnel).collect(),
             spare: Mutex::new((links.len()..slots).rev().collect()),
             process,
             _folder: folder,
@@ -96,7 +98,7 @@ impl XrayClient {
 
     /// The tunnels of the links that the client was started with.
     pub fn tunnels(&self) -> Vec<Tunnel> {
-        (0..self.given).map(|slot| self.tunnel(slot)).collect()
+        self.given.clone()
     }
 
     /// Adds a link while the client runs: one call, below a millisecond.
@@ -107,7 +109,7 @@ impl XrayClient {
         let link = Link::parse(link)?;
         let slot = self.spare.lock().unwrap().pop().expect("a client has 512 spare slots");
         self.api.add(&slot_name(slot), &link).await.unwrap();
-        Ok(self.tunnel(slot))
+        Ok(Tunnel { socks: self.socks, slot, patience: link.patience() })
     }
 
     /// Takes an added link away; its open connections stay.
@@ -121,26 +123,27 @@ impl XrayClient {
 
     /// The first link's [`Tunnel::fetch`].
     pub async fn fetch(&self, url: &str, within: Duration) -> io::Result<Fetched> {
-        self.tunnel(0).fetch(url, within).await
+        self.given[0].fetch(url, within).await
+    }
+
+    /// The first link's [`Tunnel::accepted`].
+    pub async fn accepted(&self, url: &str, within: Duration) -> io::Result<Duration> {
+        self.given[0].accepted(url, within).await
     }
 
     /// The first link's [`Tunnel::open`].
     pub async fn open(&self, host: &str, port: u16) -> io::Result<TcpStream> {
-        self.tunnel(0).open(host, port).await
+        self.given[0].open(host, port).await
     }
 
     /// The first link's [`Tunnel::hold`].
     pub async fn hold(&self, url: &str, within: Duration) -> io::Result<Held> {
-        self.tunnel(0).hold(url, within).await
+        self.given[0].hold(url, within).await
     }
 
     /// What the client has said.
     pub fn log(&self) -> String {
         self.process.log()
-    }
-
-    fn tunnel(&self, slot: usize) -> Tunnel {
-        Tunnel { socks: self.socks, slot }
     }
 }
 

@@ -13,17 +13,22 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    task::JoinHandle,
+    task::{JoinHandle, JoinSet},
 };
 use url::Url;
 
 use crate::http;
+
+/// A refusal that came at once must not make a busy loop.
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 
 /// One user's way. Cheap to clone; of no use once its client is dropped.
 #[derive(Debug, Clone)]
 pub struct Tunnel {
     pub(super) socks: SocketAddr,
     pub(super) slot: usize,
+    /// How long an unanswered try is waited for before the next.
+    pub(super) patience: Duration,
 }
 
 /// A page that came whole.
@@ -62,6 +67,27 @@ impl Tunnel {
             Ok(Fetched { bytes, seconds: started.elapsed().as_secs_f64() })
         };
         limited(within, fetched).await
+    }
+
+    /// Tries until a page comes, which is when the server has taken the user in; returns how long that was.
+    ///
+    /// The next try begins when one has failed, or has gone unanswered for as long as an accepted one takes: a server
+    /// that does not know a Shadowsocks user keeps silent rather than refuse. The first that gets through ends all.
+    pub async fn accepted(&self, url: &str, within: Duration) -> Result<Duration> {
+        let started = Instant::now();
+        let tries = async {
+            let mut tries = JoinSet::new();
+            loop {
+                let (tunnel, url) = (self.clone(), url.to_owned());
+                tries.spawn(async move { tunnel.fetch(&url, within).await });
+                match tokio::time::timeout(self.patience, tries.join_next()).await {
+                    Ok(Some(Ok(Ok(_)))) => return Ok(started.elapsed()),
+                    Ok(_) => tokio::time::sleep(BETWEEN_TRIES).await,
+                    Err(_) => {}
+                }
+            }
+        };
+        limited(within, tries).await
     }
 
     /// Keeps a page open that never ends (`/slow` of [`crate::sites::Target`]); returns at its first byte.
