@@ -3,10 +3,15 @@
 //! - [`xray`]       VLESS+REALITY and Shadowsocks 2022
 //! - [`wireguard`]  WireGuard
 //!
+//! and for both [`private`], the destinations that users are kept from.
+//!
 //! Adding and removing users never restarts an engine: the live API first, then the file that the engine
 //! reads at its next start, and a comparison whenever it has started.
 
-use std::path::{Path, PathBuf};
+pub mod private;
+pub mod xray;
+
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use contract::{ImageRef, UserName, WireguardAddress, fleet::Server};
@@ -77,11 +82,15 @@ impl std::fmt::Debug for EngineUser {
     }
 }
 
-/// The engine of one instance. Its files are in the instance's run directory.
+/// The engine of one instance. Its files are in the instance's run directory, which it is made with twice: the
+/// path by which we know it, and the path by which the instance does, because both stand in those files.
+///
+/// `pid` is the instance's first process, whose network namespace holds the sessions' sockets. Whoever loses
+/// access loses open sessions too, so every call that can take access away has it.
 #[async_trait]
 pub trait Engine: Send + Sync {
-    /// How to run it. `inside` is the run directory as the instance sees it.
-    fn launch(&self, inside: &Path) -> Launch;
+    /// How to run it.
+    fn launch(&self) -> Launch;
 
     /// Writes what the engine reads when it starts, with these users; removes what an earlier run left in the
     /// way. Files are readable by their owner alone.
@@ -90,15 +99,15 @@ pub trait Engine: Send + Sync {
     /// Waits until the engine answers on its control socket, at most until the deadline.
     async fn ready(&self, deadline: tokio::time::Instant) -> Result<(), Error>;
 
-    /// Brings a running engine's users to exactly these, whatever it had. Returns who was added and removed.
-    async fn converge(&self, users: &[EngineUser]) -> Result<Converged, Error>;
+    /// Brings a running engine's users to exactly these, whatever it had, and ends the sessions of everybody
+    /// else. Called whenever the engine has started or was found running. Returns how many changed.
+    async fn converge(&self, users: &[EngineUser], pid: u32) -> Result<Converged, Error>;
 
-    /// Adds users, replacing what was there under their names, in parallel where that is faster.
-    async fn add(&self, users: &[EngineUser]) -> Result<(), Error>;
+    /// Adds users, in parallel where that is faster. Who is there with another secret gets the new one, and
+    /// the sessions opened with the old one end.
+    async fn add(&self, users: &[EngineUser], pid: u32) -> Result<(), Error>;
 
     /// Removes users and ends their open sessions.
-    ///
-    /// `pid` is the instance's first process, whose network namespace holds the sessions' sockets.
     async fn remove(&self, users: &[UserName], pid: u32) -> Result<(), Error>;
 
     /// Brings the file that the engine starts from up to date. Called once within a second of a change.

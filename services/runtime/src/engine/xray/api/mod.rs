@@ -1,0 +1,221 @@
+//! Xray's gRPC services, on the unix socket in the run directory.
+//!
+//! - [`messages`] what goes over it
+
+pub(super) mod messages;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use contract::Code;
+use hyper_util::rt::TokioIo;
+use messages::{
+    AddInbound, AddUser, AlterInbound, Count, Done, Inbound, Inbounds, ListInbounds, Named, OnlineAddresses,
+    OnlineUsers, RemoveUser, StatName, Tag, Typed, User, Users,
+};
+use tokio::net::UnixStream;
+use tonic::{
+    Status,
+    client::Grpc,
+    codegen::http::{Uri, uri::PathAndQuery},
+    transport::{Channel, Endpoint},
+};
+
+use crate::backend::Error;
+
+/// Xray answers in a millisecond, with 10,000 users in some tens of them; past this it hangs.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// All users of a server come in one message: 150 bytes each, so this is 400,000 of them.
+const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// The default of Go's gRPC, which Xray keeps.
+pub(super) const LARGEST_REQUEST: usize = 4 * 1024 * 1024;
+/// The longest path of a unix socket, without the zero behind it.
+const LONGEST_SOCKET_PATH: usize = 107;
+
+macro_rules! service {
+    (handler $method:literal) => {
+        concat!("/xray.app.proxyman.command.HandlerService/", $method)
+    };
+    (stats $method:literal) => {
+        concat!("/xray.app.stats.command.StatsService/", $method)
+    };
+}
+
+/// The engine's control socket. Connects when it is first used, and again when the engine was started anew.
+#[derive(Clone)]
+pub(super) struct Api {
+    channel: Channel,
+}
+
+/// What came of adding a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Added {
+    /// It is there now.
+    Yes,
+    /// Somebody of that name was there before, perhaps with another account.
+    NameTaken,
+}
+
+impl Api {
+    pub(super) fn new(socket: PathBuf) -> Self {
+        let connect = tower::service_fn(move |_: Uri| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        // The name goes nowhere: what is connected to stands in `connect`.
+        let channel = Endpoint::from_static("http://xray").connect_with_connector_lazy(connect);
+        Self { channel }
+    }
+
+    /// Whether the engine answers; on the way, the tags of its inbounds.
+    pub(super) async fn tags(&self) -> Result<Vec<String>, Error> {
+        let inbounds: Inbounds =
+            self.call(service!(handler "ListInbounds"), ListInbounds { only_tags: true }).await?;
+        Ok(inbounds.inbounds.into_iter().map(|inbound| inbound.tag).collect())
+    }
+
+    /// The inbound as it was made, with the users it was made with.
+    pub(super) async fn inbound(&self, tag: &str) -> Result<Option<Inbound>, Error> {
+        let inbounds: Inbounds =
+            self.call(service!(handler "ListInbounds"), ListInbounds { only_tags: false }).await?;
+        Ok(inbounds.inbounds.into_iter().find(|inbound| inbound.tag == tag))
+    }
+
+    /// Makes an inbound; false where it is larger than one message may be.
+    pub(super) async fn add_inbound(&self, inbound: Inbound) -> Result<bool, Error> {
+        let request = AddInbound { inbound: Some(inbound) };
+        if prost::Message::encoded_len(&request) > LARGEST_REQUEST {
+            return Ok(false);
+        }
+        self.call::<_, Done>(service!(handler "AddInbound"), request).await?;
+        Ok(true)
+    }
+
+    pub(super) async fn remove_inbound(&self, tag: &str) -> Result<(), Error> {
+        let Done {} = self.call(service!(handler "RemoveInbound"), Tag { tag: tag.to_owned() }).await?;
+        Ok(())
+    }
+
+    pub(super) async fn users(&self, tag: &str) -> Result<Vec<User>, Error> {
+        let users: Users =
+            self.call(service!(handler "GetInboundUsers"), Tag { tag: tag.to_owned() }).await?;
+        Ok(users.users)
+    }
+
+    pub(super) async fn count_users(&self, tag: &str) -> Result<usize, Error> {
+        let count: Count =
+            self.call(service!(handler "GetInboundUsersCount"), Tag { tag: tag.to_owned() }).await?;
+        Ok(usize::try_from(count.count).unwrap_or_default())
+    }
+
+    pub(super) async fn add_user(&self, tag: &str, user: User) -> Result<Added, Error> {
+        match self.alter(tag, &AddUser { user: Some(user) }).await {
+            Ok(()) => Ok(Added::Yes),
+            Err(status) if status.message().contains("already exists") => Ok(Added::NameTaken),
+            Err(status) => Err(failed("AddUser", &status)),
+        }
+    }
+
+    /// Removes a user; one who is not there counts as removed.
+    pub(super) async fn remove_user(&self, tag: &str, email: &str) -> Result<(), Error> {
+        match self.alter(tag, &RemoveUser { email: email.to_owned() }).await {
+            Err(status) if !status.message().contains("not found") => Err(failed("RemoveUser", &status)),
+            // "handler not found" has the same words.
+            Err(status) if status.message().contains("get handler") => Err(failed("RemoveUser", &status)),
+            _ => Ok(()),
+        }
+    }
+
+    /// The users who are connected, by Xray's own count.
+    pub(super) async fn all_online(&self) -> Result<Vec<String>, Error> {
+        let online: OnlineUsers = self.call(service!(stats "GetAllOnlineUsers"), Done {}).await?;
+        let name =
+            |counter: &String| counter.strip_prefix("user>>>")?.strip_suffix(">>>online").map(str::to_owned);
+        Ok(online.counters.iter().filter_map(name).collect())
+    }
+
+    /// The addresses from which a user is connected, by Xray's own count; loopback is never among them.
+    pub(super) async fn online(&self, email: &str) -> Result<BTreeMap<String, i64>, Error> {
+        let name = format!("user>>>{email}>>>online");
+        let path = service!(stats "GetStatsOnlineIpList");
+        match self.send::<_, OnlineAddresses>(path, StatName { name }).await {
+            Ok(online) => Ok(online.addresses),
+            // Who never connected has no counter.
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(BTreeMap::new()),
+            Err(status) => Err(failed("GetStatsOnlineIpList", &status)),
+        }
+    }
+
+    async fn alter<M: Named>(&self, tag: &str, operation: &M) -> Result<(), Status> {
+        let request = AlterInbound { tag: tag.to_owned(), operation: Some(Typed::new(operation)) };
+        let Done {} = self.send(service!(handler "AlterInbound"), request).await?;
+        Ok(())
+    }
+
+    async fn call<Q, R>(&self, path: &'static str, request: Q) -> Result<R, Error>
+    where
+        Q: prost::Message + Clone + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let method = path.rsplit('/').next().unwrap_or(path);
+        self.send(path, request).await.map_err(|status| failed(method, &status))
+    }
+
+    /// One call within the deadline. Every call here may come twice, so one that broke on the way is sent again:
+    /// Xray closes connections that were idle for five minutes.
+    async fn send<Q, R>(&self, path: &'static str, request: Q) -> Result<R, Status>
+    where
+        Q: prost::Message + Clone + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let twice = async {
+            match self.send_once(path, request.clone()).await {
+                Err(status) if std::error::Error::source(&status).is_some() => {
+                    self.send_once(path, request).await
+                }
+                done => done,
+            }
+        };
+        tokio::time::timeout(DEADLINE, twice)
+            .await
+            .unwrap_or_else(|_| Err(Status::deadline_exceeded(format!("no answer within {DEADLINE:?}"))))
+    }
+
+    async fn send_once<Q, R>(&self, path: &'static str, request: Q) -> Result<R, Status>
+    where
+        Q: prost::Message + 'static,
+        R: prost::Message + Default + 'static,
+    {
+        let mut grpc = Grpc::new(self.channel.clone()).max_decoding_message_size(LARGEST_ANSWER);
+        grpc.ready().await.map_err(|error| Status::from_error(error.into()))?;
+        let codec = tonic_prost::ProstCodec::<Q, R>::default();
+        let answer = grpc.unary(tonic::Request::new(request), PathAndQuery::from_static(path), codec).await?;
+        Ok(answer.into_inner())
+    }
+}
+
+/// Refuses a path that no unix socket can have.
+pub(super) fn check_path(socket: &Path) -> Result<(), Error> {
+    let length = socket.as_os_str().len();
+    if length <= LONGEST_SOCKET_PATH {
+        return Ok(());
+    }
+    let message = format!(
+        "{} is {length} bytes long, and a unix socket's path {LONGEST_SOCKET_PATH} at most: use a shorter data directory",
+        socket.display()
+    );
+    Err(Error::new(Code::RUNTIME_ENGINE_FAILED, message))
+}
+
+/// What Xray says of a call that carries accounts may repeat them, so its words are left out there.
+fn failed(method: &str, status: &Status) -> Error {
+    let words = match method {
+        "AddUser" | "AddInbound" => "",
+        _ => status.message(),
+    };
+    let message = format!("Xray's {method} failed: {} {words}", status.code());
+    Error::new(Code::RUNTIME_ENGINE_FAILED, message.trim_end().to_owned())
+}
