@@ -9,6 +9,7 @@
 //! reads at its next start, and a comparison whenever it has started.
 
 pub mod private;
+pub mod wireguard;
 pub mod xray;
 
 use std::path::PathBuf;

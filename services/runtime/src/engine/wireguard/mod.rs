@@ -1,0 +1,253 @@
+//! WireGuard, by `gotatun` in a process of ours.
+//!
+//! The agent's side:
+//! - [`Wireguard`]   the adapter: users become peers
+//! - [`uapi`]        the control socket's protocol, as its client
+//!
+//! The device's side, in a container or a child process:
+//! - [`device`]      [`run_device`]: set up, give up all rights, serve
+//! - [`network`]     addresses, routes, forwarding
+//! - [`firewall`]    what users may not reach, and the way out (NAT)
+//! - [`transport`]   the TUN device and the UDP socket
+//! - [`control`]     the control socket, as its server
+//! - [`netlink`]     how the kernel is told all that
+//! - [`confine`]     giving up what the process may do
+//!
+//! The device has no files. It learns the server's key and the peers by its control socket, whenever the agent finds
+//! that they differ ([`Engine::converge`]): a device that has just started has none.
+
+mod confine;
+mod control;
+mod device;
+mod firewall;
+mod netlink;
+mod network;
+mod transport;
+mod uapi;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    path::PathBuf,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use contract::{Code, ImageRef, UserName, fleet::ServerId};
+use sha2::{Digest as _, Sha256};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
+use zeroize::Zeroizing;
+
+pub use self::device::{DeviceConfig, run_device};
+use self::uapi::{Change, Control, Key, Peer};
+use super::{Converged, Engine, EngineServer, EngineUser, Launch, UserSecret};
+use crate::backend::{Error, Rights};
+
+/// Peers in one command. A new peer takes 50 µs of arithmetic, during which no packet passes: 5 ms of a pause.
+const PEERS: usize = 100;
+/// Between two looks for a device that has just started.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What of a server's settings the adapter can't know by itself.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The run directory as we know it.
+    pub run_dir: PathBuf,
+    /// The run directory as the instance knows it.
+    pub inside: PathBuf,
+    /// The image where the server names none.
+    pub image: ImageRef,
+    /// `vpnd`, for child processes.
+    pub program: PathBuf,
+}
+
+/// The WireGuard engine of one instance.
+pub struct Wireguard {
+    socket: PathBuf,
+    launch: Launch,
+    state: Mutex<State>,
+}
+
+/// Held during each change, so that what is known is what is there.
+struct State {
+    secret: Zeroizing<Vec<u8>>,
+    /// The peers that we have made: the device knows no names.
+    peers: HashMap<UserName, Peer>,
+}
+
+impl Wireguard {
+    /// The adapter for a server, whether or not its device runs.
+    pub fn new(settings: Settings, server: &EngineServer) -> Self {
+        let Settings { run_dir, inside, image, program } = settings;
+        let mut args = vec!["wireguard-device".to_owned()];
+        let mut arg = |name: &str, value: String| args.extend([name.to_owned(), value]);
+        arg("--run-dir", inside.display().to_string());
+        arg("--interface", interface(&server.server.id));
+        arg("--port", server.server.port.to_string());
+        for range in &server.server.allow_private {
+            arg("--allow", range.to_string());
+        }
+        for address in &server.own_addresses {
+            arg("--deny", address.to_string());
+        }
+        let launch = Launch { image, program, args, env: Vec::new(), rights: Rights::Network };
+        let state = State { secret: server.secret.clone(), peers: HashMap::new() };
+        Self { socket: control::socket_path(&run_dir), launch, state: Mutex::new(state) }
+    }
+
+    async fn connect(&self) -> Result<Control, Error> {
+        Control::connect(&self.socket).await.map_err(|error| self.failed("does not answer", &error))
+    }
+
+    /// Removes first: what is removed may be in the way of what is added.
+    async fn change(&self, control: &mut Control, gone: &[Key], new: &[&Peer]) -> Result<(), Error> {
+        let removals = gone.chunks(PEERS).map(|some| some.iter().fold(Change::nothing(), Change::remove));
+        let additions = new
+            .chunks(PEERS)
+            .map(|some| some.iter().fold(Change::nothing(), |change, peer| change.add(peer)));
+        for change in removals.chain(additions) {
+            control.set(change).await.map_err(|error| self.failed("refused a change", &error))?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &str, error: &io::Error) -> Error {
+        let socket = self.socket.display();
+        Error::new(Code::RUNTIME_ENGINE_FAILED, format!("the WireGuard device at {socket} {what}: {error}"))
+    }
+}
+
+#[async_trait]
+impl Engine for Wireguard {
+    fn launch(&self) -> Launch {
+        self.launch.clone()
+    }
+
+    /// The device makes its socket anew, so there is nothing to write and nothing in the way.
+    async fn prepare(&self, server: &EngineServer, _users: &[EngineUser]) -> Result<(), Error> {
+        if !uapi::fits(&self.socket) {
+            let message = format!("{} is too long for a socket: 107 bytes", self.socket.display());
+            return Err(Error::new(Code::RUNTIME_ENGINE_FAILED, message));
+        }
+        let mut state = self.state.lock().await;
+        state.secret = server.secret.clone();
+        state.peers.clear();
+        // A socket of the last run would refuse connections, which looks like a device that does not come up.
+        match tokio::fs::remove_file(&self.socket).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.failed("has left its socket, which cannot be removed", &error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn ready(&self, deadline: Instant) -> Result<(), Error> {
+        loop {
+            let answer = async { Control::connect(&self.socket).await?.set(Change::nothing()).await };
+            match answer.await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() >= deadline => {
+                    return Err(self.failed("does not answer", &error));
+                }
+                Err(_) => sleep(LOOK_AGAIN).await,
+            }
+        }
+    }
+
+    async fn converge(&self, users: &[EngineUser], _pid: u32) -> Result<Converged, Error> {
+        let desired = peers(users)?;
+        let mut state = self.state.lock().await;
+        let mut control = self.connect().await?;
+        let there = control.get().await.map_err(|error| self.failed("does not say what it has", &error))?;
+        let secret = key(&state.secret)?;
+        if there.private_key.as_ref() != Some(&secret) {
+            let change = Change::nothing().private_key(&secret);
+            control.set(change).await.map_err(|error| self.failed("refused the server's key", &error))?;
+        }
+        let wanted: HashSet<&Key> = desired.values().map(|peer| &peer.public_key).collect();
+        let gone: Vec<Key> = there.public_keys().filter(|key| !wanted.contains(key)).copied().collect();
+        let new: Vec<&Peer> = desired.values().filter(|peer| !there.has(peer)).collect();
+        let converged = Converged { added: new.len(), removed: gone.len() };
+        self.change(&mut control, &gone, &new).await?;
+        state.peers = desired;
+        Ok(converged)
+    }
+
+    async fn add(&self, users: &[EngineUser], _pid: u32) -> Result<(), Error> {
+        let desired = peers(users)?;
+        let mut state = self.state.lock().await;
+        // Adding a peer that is there would end its session.
+        let new: HashMap<&UserName, &Peer> =
+            desired.iter().filter(|(name, peer)| state.peers.get(*name) != Some(peer)).collect();
+        if new.is_empty() {
+            return Ok(());
+        }
+        let had = new.keys().filter_map(|name| state.peers.get(*name)).map(|peer| peer.public_key);
+        let gone: Vec<Key> = had.collect();
+        let mut control = self.connect().await?;
+        self.change(&mut control, &gone, &new.values().copied().collect::<Vec<_>>()).await?;
+        state.peers.extend(desired);
+        Ok(())
+    }
+
+    async fn remove(&self, users: &[UserName], _pid: u32) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        let gone: Vec<Key> =
+            users.iter().filter_map(|name| state.peers.get(name)).map(|peer| peer.public_key).collect();
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut control = self.connect().await?;
+        self.change(&mut control, &gone, &[]).await?;
+        state.peers.retain(|name, _| !users.contains(name));
+        Ok(())
+    }
+
+    /// The device starts from nothing: [`Engine::converge`] follows each start.
+    async fn save(&self, _server: &EngineServer, _users: &[EngineUser]) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+/// The name of a server's interface: in the host's network, where child processes are, it must be one of a kind. 15
+/// characters is all that the kernel has room for.
+pub fn interface(server: &ServerId) -> String {
+    let [a, b, c, d, e, f, ..] = Sha256::digest(server.0).0;
+    format!("vpn{a:02x}{b:02x}{c:02x}{d:02x}{e:02x}{f:02x}")
+}
+
+/// Removes what a child process's device may have left in the host's network. It must have ended, and be called by
+/// somebody who may change networks (`CAP_NET_ADMIN`). A container's network goes with the container.
+pub async fn clear(server: &ServerId) -> Result<(), Error> {
+    let interface = interface(server);
+    let cleared = tokio::task::spawn_blocking({
+        let interface = interface.clone();
+        move || firewall::clear(&interface).and_then(|()| network::clear(&interface))
+    });
+    let cleared = cleared.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+    cleared.map_err(|error| {
+        Error::new(
+            Code::RUNTIME_ENGINE_FAILED,
+            format!("the remains of {interface} cannot be removed: {error}"),
+        )
+    })
+}
+
+fn peers(users: &[EngineUser]) -> Result<HashMap<UserName, Peer>, Error> {
+    let peer = |user: &EngineUser| match &user.secret {
+        UserSecret::Wireguard { public_key, preshared_key, address } => {
+            let (public_key, preshared_key) = (*public_key, preshared_key.clone());
+            Ok((user.name.clone(), Peer { public_key, preshared_key, addresses: address.both() }))
+        }
+        _ => Err(Error::new(Code::INTERNAL, format!("{} is a user of another protocol", user.name))),
+    };
+    users.iter().map(peer).collect()
+}
+
+fn key(secret: &[u8]) -> Result<Zeroizing<Key>, Error> {
+    let key = Key::try_from(secret).map(Zeroizing::new);
+    key.map_err(|_| Error::new(Code::INTERNAL, "a WireGuard server's key that has not 32 bytes"))
+}
