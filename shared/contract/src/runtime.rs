@@ -195,7 +195,7 @@ pub enum ContainerEventKind {
     Created,
     /// It runs.
     Started,
-    /// It ended, with this exit code.
+    /// It ended, with this exit code; -1 when its end was seen, but not its code.
     Exited(i32),
     /// It is gone.
     Removed,

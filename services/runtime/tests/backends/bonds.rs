@@ -19,6 +19,7 @@ bonds! {
     nothing_is_allowed
     a_network_may_be_set_up_and_nothing_else
     a_low_port_needs_no_root
+    a_network_on_a_low_port_is_no_more_than_that
     memory_is_limited
     processes_are_limited
     no_memory_ends_in_a_file
@@ -105,6 +106,19 @@ async fn a_low_port_needs_no_root(site: Site) {
     assert!(status["Uid"].starts_with(&CONTAINER_UID.to_string()));
     let expected = if site.backend.name() == "docker" { NO_CAPABILITY } else { NET_BIND_SERVICE };
     assert_capabilities(&status, expected);
+}
+
+async fn a_network_on_a_low_port_is_no_more_than_that(site: Site) {
+    let mut spec = site.spec("s1");
+    spec.rights = Rights::Network;
+    let port = (600..1024).rev().find(|port| std::net::UdpSocket::bind(("0.0.0.0", *port)).is_ok()).unwrap();
+    spec.ports = vec![(tcp(port).0, contract::value::Transport::Udp)];
+    let status = status(site.up(&spec).await);
+    // In a container every port is open to all.
+    assert_capabilities(
+        &status,
+        if site.backend.name() == "docker" { NET_ADMIN } else { "0000000000001400" },
+    );
 }
 
 async fn memory_is_limited(site: Site) {

@@ -110,7 +110,7 @@ fn at(socket: &Path, site: &Site, deadline: Duration) -> Docker {
     Docker::new(settings, TaskTracker::new())
 }
 
-/// Every call there is, with its name in the daemon's words.
+/// Every call there is, with the name of what it asks of the daemon first.
 async fn every_call(docker: &Docker, spec: &Spec) -> Vec<(&'static str, Result<(), Error>)> {
     let grace = Duration::ZERO;
     vec![
@@ -119,8 +119,8 @@ async fn every_call(docker: &Docker, spec: &Spec) -> Vec<(&'static str, Result<(
         ("inspect image", docker.ensure_image(&spec.image).await),
         ("create", docker.create(spec).await),
         ("start", docker.start(spec).await),
-        ("stop", docker.stop(&spec.server, grace).await),
-        ("remove", docker.remove(&spec.server).await),
+        ("inspect", docker.stop(&spec.server, grace).await),
+        ("inspect", docker.remove(&spec.server).await),
         ("logs", docker.last_words(&spec.server).await.map(drop)),
     ]
 }

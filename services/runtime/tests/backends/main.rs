@@ -5,7 +5,9 @@
 //! - [`promises`] what every backend keeps
 //! - [`bonds`]    what binds instances, looked at from outside: `process` and `docker`
 //! - [`docker`]   a daemon that hangs, goes away, is asked twice
+//! - [`daemon`]   a daemon that is killed, as a real one of a test's own
 //! - [`process`]  agents that are killed, and what their children do then
+//! - [`fake`]     faults as a test wants them
 //! - [`detect`]   which backend is chosen
 #![allow(
     clippy::expect_used,
@@ -17,8 +19,10 @@
 )]
 
 mod bonds;
+mod daemon;
 mod detect;
 mod docker;
+mod fake;
 mod process;
 mod promises;
 mod site;

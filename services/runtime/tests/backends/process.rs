@@ -251,6 +251,31 @@ async fn what_an_instance_leaves_behind_goes_with_it() {
 }
 
 #[tokio::test]
+async fn what_was_left_behind_while_no_agent_looked_is_in_nobody_s_way() {
+    let mut site = Site::process().await;
+    // It keeps the lock, and leaves the session and so the group.
+    let script = "/bin/busybox setsid /bin/busybox sleep 600 <&0 & echo $! >$0/left; ";
+    for again in [true, false] {
+        let spec = site.spec_of("s1", &format!("{script}{}", does::SERVE));
+        let pid = site.up(&spec).await;
+        let left: u32 = fs::read_to_string(spec.run_dir.join("left")).unwrap().trim().parse().unwrap();
+        eventually("it leaves", SOON, async || session(left) == Some(left)).await;
+        let (settings, tasks) = (process_settings(&site.node, site.state_dir()), TaskTracker::new());
+        site.backend = std::sync::Arc::new(runtime::backend::fake::Fake::new());
+        output("kill", &["-KILL", &pid.to_string()]);
+        eventually("it ends", SOON, async || session(pid).is_none()).await;
+        assert_eq!(session(left), Some(left), "nobody has looked yet");
+
+        site.backend = std::sync::Arc::new(Process::open(settings, tasks).await.unwrap());
+        if again {
+            site.up(&spec).await;
+        }
+        site.backend.remove(&spec.server).await.unwrap();
+        eventually("what it left is gone", SOON, async || session(left).is_none()).await;
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_words_is_bounded() {
     const FLOOD: u64 = 40 * 1024 * 1024;
     let site = Site::process().await;

@@ -72,7 +72,8 @@ impl Site {
     }
 
     pub(crate) async fn docker() -> Self {
-        the_image();
+        static MADE: std::sync::Once = std::sync::Once::new();
+        MADE.call_once(|| the_image(&docker_socket()));
         let (node, tasks) = (a_node(), TaskTracker::new());
         let backend = Docker::new(docker_settings(&node), tasks.clone());
         Self { backend: Arc::new(backend), fake: None, node, tasks, home: a_home() }
@@ -222,33 +223,28 @@ fn a_home() -> tempfile::TempDir {
 }
 
 /// Makes the image of the tests from busybox, unless the daemon has it.
-fn the_image() {
-    static MADE: std::sync::Once = std::sync::Once::new();
-    MADE.call_once(|| {
-        docker_socket();
-        assert!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing: run `make setup`");
-        let docker = testkit::programs::program("docker");
-        if Command::new(&docker).args(["image", "inspect", IMAGE]).output().unwrap().status.success() {
-            return;
-        }
-        let root = tempfile::tempdir().unwrap();
-        fs::create_dir(root.path().join("bin")).unwrap();
-        fs::copy(BUSYBOX, root.path().join("bin/busybox")).unwrap();
-        let mut tar = Command::new("tar")
-            .arg("-C")
-            .arg(root.path())
-            .args(["-c", "bin"])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let imported = Command::new(&docker)
-            .args(["import", "--change", r#"ENTRYPOINT ["/bin/busybox"]"#, "-", IMAGE])
-            .stdin(tar.stdout.take().unwrap())
-            .output()
-            .unwrap();
-        assert!(tar.wait().unwrap().success());
-        assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
-    });
+pub(crate) fn the_image(socket: &Path) {
+    assert!(Path::new(BUSYBOX).exists(), "{BUSYBOX} is missing: run `make setup`");
+    let docker = || {
+        let mut docker = Command::new(testkit::programs::program("docker"));
+        docker.arg("--host").arg(format!("unix://{}", socket.display()));
+        docker
+    };
+    if docker().args(["image", "inspect", IMAGE]).output().unwrap().status.success() {
+        return;
+    }
+    let root = tempfile::tempdir().unwrap();
+    fs::create_dir(root.path().join("bin")).unwrap();
+    fs::copy(BUSYBOX, root.path().join("bin/busybox")).unwrap();
+    let mut tar = Command::new("tar");
+    let mut tar = tar.arg("-C").arg(root.path()).args(["-c", "bin"]).stdout(Stdio::piped()).spawn().unwrap();
+    let imported = docker()
+        .args(["import", "--change", r#"ENTRYPOINT ["/bin/busybox"]"#, "-", IMAGE])
+        .stdin(tar.stdout.take().unwrap())
+        .output()
+        .unwrap();
+    assert!(tar.wait().unwrap().success());
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
 }
 
 /// What a program prints; what it fails with is of no interest.

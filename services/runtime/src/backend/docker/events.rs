@@ -16,9 +16,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const HELD: Duration = Duration::from_secs(10);
 
-/// Follows the events until nobody listens any more.
-pub(super) async fn follow(client: Client, node: NodeName, mut outbox: Outbox) {
-    let mut since = now();
+/// Follows the events since that time until nobody listens any more.
+pub(super) async fn follow(client: Client, node: NodeName, mut outbox: Outbox, mut since: Duration) {
     let mut waits = waits();
     let mut interrupted = false;
     while !outbox.is_closed() {
@@ -103,6 +102,6 @@ fn waits() -> ExponentialBackoff {
 }
 
 /// The daemon is on this host, so its clock is ours.
-fn now() -> Duration {
+pub(super) fn now() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

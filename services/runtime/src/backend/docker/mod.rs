@@ -6,6 +6,7 @@
 //! - [`events`]   the daemon's event stream as notices, over its restarts
 //! - [`health`]   what `vpn doctor` should know
 //! - [`image`]    whether an image is there, and pulling it
+//! - [`stray`]    processes that a killed daemon forgot
 //!
 //! A container that has to come up costs the daemon two calls, create and start; whatever else one could ask
 //! is asked only once an answer says that something is in the way.
@@ -16,6 +17,7 @@ mod errors;
 mod events;
 mod health;
 mod image;
+mod stray;
 
 use std::{
     path::{Path, PathBuf},
@@ -120,6 +122,15 @@ impl Docker {
             docker.inspect_container(name, None).await
         });
         absent_is_none(found.await)
+    }
+
+    /// Kills what runs of a container that does not, as the daemon says. Says whether there was anything.
+    async fn kill_strays(&self, name: &str) -> Result<bool, Error> {
+        let Some(found) = self.inspect(name).await? else { return Ok(false) };
+        match (found.id, found.state.and_then(|state| state.running)) {
+            (Some(id), Some(false)) => stray::kill(&id).await,
+            _ => Ok(false),
+        }
     }
 
     /// What to make of the container that has the name: one of the same revision will do.
@@ -240,12 +251,23 @@ impl ContainerRuntime for Docker {
     async fn start(&self, spec: &Spec) -> Result<(), Error> {
         run_dir::hand_over(&spec.run_dir, run_dir::runs_as(spec.rights)?)?;
         let name = self.container_name(&spec.server);
-        // One that runs is answered with 304, which counts as done.
-        self.client
-            .call("start", self.settings.deadlines.start, async |docker| {
+        let deadline = Instant::now() + self.settings.deadlines.start;
+        loop {
+            // One that runs is answered with 304, which counts as done.
+            let started = self.client.call("start", self.settings.deadlines.start, async |docker| {
                 docker.start_container(&name, None).await
-            })
-            .await
+            });
+            match started.await {
+                Err(error) if error.code == Code::RUNTIME_BACKEND_REFUSED && Instant::now() < deadline => {
+                    if !self.kill_strays(&name).await? {
+                        return Err(error);
+                    }
+                    // The daemon hears of their end in a moment.
+                    tokio::time::sleep(NAME_WAIT).await;
+                }
+                result => return result,
+            }
+        }
     }
 
     async fn stop(&self, server: &ServerName, grace: Duration) -> Result<(), Error> {
@@ -253,6 +275,7 @@ impl ContainerRuntime for Docker {
         let seconds = i32::try_from(grace.as_millis().div_ceil(1000)).unwrap_or(i32::MAX);
         let deadline = self.settings.deadlines.change.saturating_add(grace);
         let name = self.container_name(server);
+        self.kill_strays(&name).await?;
         let options = StopContainerOptions { t: Some(seconds), signal: None };
         let stopped = self
             .client
@@ -264,6 +287,7 @@ impl ContainerRuntime for Docker {
     async fn remove(&self, server: &ServerName) -> Result<(), Error> {
         let deadline = Instant::now() + self.settings.deadlines.change;
         let name = self.container_name(server);
+        self.kill_strays(&name).await?;
         // Its anonymous volumes go with it: an image may declare some, and nobody else could ever find them.
         let options = RemoveContainerOptions { force: true, v: true, link: false };
         let removed = self
@@ -306,7 +330,8 @@ impl ContainerRuntime for Docker {
 
     fn notices(&self) -> mpsc::Receiver<Notice> {
         let (outbox, receiver) = Outbox::new();
-        self.tasks.spawn(events::follow(self.client.clone(), self.settings.node.clone(), outbox));
+        let since = events::now();
+        self.tasks.spawn(events::follow(self.client.clone(), self.settings.node.clone(), outbox, since));
         receiver
     }
 

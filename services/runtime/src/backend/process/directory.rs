@@ -21,6 +21,7 @@ use std::{
 };
 
 use contract::{Code, NodeName, ServerName, fleet::ServerId};
+use rustix::process::{Pid, Signal};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -228,7 +229,28 @@ impl Directory {
         }
     }
 
-    fn is_locked(&self) -> bool {
+    /// Kills whoever has the lock: what a first process that is gone left behind. They are known by the lock
+    /// itself, as their stdin; the number of a group that was theirs may be a stranger's by now.
+    pub(super) async fn kill_holders(&self) -> Result<(), Error> {
+        let lock = self.path.join("lock");
+        blocking(move || {
+            let lock = fs::canonicalize(&lock).map_err(|error| Error::file("look at", &lock, &error))?;
+            for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+                let pid = process.file_name().to_str().and_then(|pid| Pid::from_raw(pid.parse().ok()?));
+                let stdin = fs::read_link(process.path().join("fd/0"));
+                if let (Some(pid), Ok(stdin)) = (pid, stdin)
+                    && stdin == lock
+                {
+                    let _ = rustix::process::kill_process(pid, Signal::KILL);
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Whether a process of it lives, the first or another.
+    pub(super) fn is_locked(&self) -> bool {
         let lock = File::open(self.path.join("lock"));
         lock.is_ok_and(|lock| matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)))
     }

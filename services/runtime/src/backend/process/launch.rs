@@ -145,13 +145,12 @@ impl Launch<'_> {
     /// `setpriv`'s arguments.
     fn bonds(&self, spec: &Spec) -> Vec<String> {
         let low_ports = spec.ports.iter().any(|(port, _)| self.powers.is_low(*port));
-        let kept = match spec.rights {
-            Rights::Network => ",+net_admin",
-            Rights::None if low_ports => ",+net_bind_service",
-            Rights::None => "",
-        };
+        let bind = if low_ports { ",+net_bind_service" } else { "" };
         // Root gets its capabilities from the bounding set at each exec; others keep theirs by the ambient set.
-        let ambient = if spec.rights == Rights::Network { "" } else { kept };
+        let (kept, ambient) = match spec.rights {
+            Rights::Network => (format!(",+net_admin{bind}"), ""),
+            Rights::None => (bind.to_owned(), bind),
+        };
         let mut bonds = vec![
             "--no-new-privs".to_owned(),
             format!("--inh-caps=-all{kept}"),

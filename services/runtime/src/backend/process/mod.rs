@@ -140,6 +140,15 @@ impl Inner {
         Ok(Some((made, state)))
     }
 
+    /// Ends what an instance left behind whose end no agent saw.
+    async fn clear(&self, directory: &Directory, state: ContainerState) -> Result<(), Error> {
+        if matches!(state, ContainerState::Exited { .. }) && directory.is_locked() {
+            self.cgroups.kill(&directory.name);
+            directory.kill_holders().await?;
+        }
+        Ok(())
+    }
+
     /// Ends a process and all that it left in its group; SIGTERM first if there is a grace period.
     async fn end(
         &self,
@@ -233,6 +242,7 @@ impl ContainerRuntime for Process {
         let engine = inner.programs.engine(&spec.program)?;
         let owner = inner.hand_over(spec)?;
 
+        inner.clear(&directory, state).await?;
         let lock = match directory.lock(LAUNCH).await? {
             Lock::Ours(lock) => lock,
             // Somebody else started it between our look and now.
@@ -270,6 +280,7 @@ impl ContainerRuntime for Process {
         if let (ContainerState::Running { .. }, Some(process)) = (state, directory.process().await?) {
             self.inner.end(&directory, &made, process, Duration::ZERO).await?;
         }
+        self.inner.clear(&directory, state).await?;
         self.inner.cgroups.remove(&directory.name).await;
         directory.remove().await?;
         self.inner.watch.forget(server);

@@ -61,11 +61,16 @@ fn holder(port: Port, transport: Transport) -> Option<String> {
     let sockets: Vec<String> =
         sockets(port, transport).into_iter().map(|inode| format!("socket:[{inode}]")).collect();
     for process in fs::read_dir("/proc").ok()?.flatten() {
+        // Not `self` and its like.
+        let pid = process.file_name().to_string_lossy().into_owned();
+        if !pid.bytes().all(|byte| byte.is_ascii_digit()) {
+            continue;
+        }
         let Ok(files) = fs::read_dir(process.path().join("fd")) else { continue };
         let mut targets = files.flatten().filter_map(|file| fs::read_link(file.path()).ok());
         if targets.any(|target| sockets.iter().any(|socket| target.as_os_str() == socket.as_str())) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("{} (pid {})", name.trim(), process.file_name().to_string_lossy()));
+            return Some(format!("{} (pid {pid})", name.trim()));
         }
     }
     None

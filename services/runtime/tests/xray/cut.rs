@@ -1,0 +1,156 @@
+//! Sessions end with access, whoever was looking.
+
+use std::{
+    fs,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    process::Command,
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use runtime::{engine::Engine as _, netns, sockets};
+use testkit::{
+    programs::program,
+    sites::Target,
+    xray_client::{Held, XrayClient},
+};
+
+use tokio::io::AsyncReadExt as _;
+
+use super::{
+    connect::still_reads,
+    proxy::Proxy,
+    server::{PROTOCOLS, SOON, Server, user},
+};
+
+/// What is promised to an operator who removes somebody.
+const PROMISED: Duration = Duration::from_secs(1);
+
+async fn ends_in_time(held: &mut Held, since: Instant, what: &str) {
+    let ended = held.ended(SOON).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    let took = ended.saturating_duration_since(since);
+    assert!(took < PROMISED, "{what}: it took {took:?}");
+    println!("{what}: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_removed_loses_open_sessions_and_nobody_else_does() {
+    let target = Target::start().await;
+    for protocol in PROTOCOLS {
+        let (alice, bob) = (user(protocol, "alice"), user(protocol, "bob"));
+        let server = Server::start(protocol, &[alice.clone(), bob.clone()]).await;
+        let client = XrayClient::many([server.link(&alice), server.link(&bob)]).await.unwrap();
+        let [first, second] = &client.tunnels()[..] else { panic!("two tunnels") };
+        let hers = first.hold(&target.slow_url(), SOON).await.unwrap();
+        let mut his = Vec::new();
+        for _ in 0..10 {
+            his.push(second.hold(&target.slow_url(), SOON).await.unwrap());
+        }
+
+        let since = Instant::now();
+        server.remove(&[&bob]).await;
+        for held in &mut his {
+            ends_in_time(held, since, &format!("{protocol}: removed")).await;
+        }
+        still_reads(&hers).await;
+
+        // With another secret under the same name, the old sessions end as well.
+        let mut old = first.hold(&target.slow_url(), SOON).await.unwrap();
+        let since = Instant::now();
+        server.add(&[user(protocol, "alice")]).await;
+        ends_in_time(&mut old, since, &format!("{protocol}: rotated")).await;
+        assert!(!hers.is_open(), "{protocol}: a session with the old secret goes on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_started_anew_knows_the_sessions_that_it_finds() {
+    let target = Target::start().await;
+    for protocol in PROTOCOLS {
+        let (alice, bob, carol) = (user(protocol, "alice"), user(protocol, "bob"), user(protocol, "carol"));
+        let everybody = [alice.clone(), bob.clone(), carol.clone()];
+        let mut server = Server::start(protocol, &everybody).await;
+        let links = [&alice, &bob, &carol].map(|user| server.link(user));
+        let client = XrayClient::many(links).await.unwrap();
+        let [first, second, third] = &client.tunnels()[..] else { panic!("three tunnels") };
+        let hers = first.hold(&target.slow_url(), SOON).await.unwrap();
+        let mut his = second.hold(&target.slow_url(), SOON).await.unwrap();
+        let mut third = third.hold(&target.slow_url(), SOON).await.unwrap();
+
+        // Bob is removed while no agent is there; carol later, by the new one.
+        server.restart_agent();
+        let since = Instant::now();
+        let converged = server.engine.converge(&[alice.clone(), carol.clone()], server.pid()).await.unwrap();
+        assert_eq!(converged.removed, 1);
+        ends_in_time(&mut his, since, &format!("{protocol}: found removed")).await;
+        let since = Instant::now();
+        server.remove(&[&carol]).await;
+        ends_in_time(&mut third, since, &format!("{protocol}: removed after a restart")).await;
+        still_reads(&hers).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_no_line_tells_of_ends_too() {
+    let target = Target::start().await;
+    for protocol in PROTOCOLS {
+        let (alice, bob) = (user(protocol, "alice"), user(protocol, "bob"));
+        let mut server = Server::start(protocol, &[alice.clone(), bob.clone()]).await;
+        // Xray does not count who comes from 127.0.0.1.
+        let his = Proxy::start(&server.link(&bob), "127.0.0.9").await;
+        let hers = XrayClient::start(&server.link(&alice)).await.unwrap();
+        let mut his = his.hold(target.address()).await;
+        // Xray drops lines when it writes too many; here his is lost, and hers is not.
+        fs::File::options().write(true).open(server.file("access.log")).unwrap().set_len(0).unwrap();
+        server.restart_agent();
+        server.engine.converge(&[alice.clone(), bob.clone()], server.pid()).await.unwrap();
+        let hers = hers.hold(&target.slow_url(), SOON).await.unwrap();
+
+        let since = Instant::now();
+        server.remove(&[&bob]).await;
+        let mut rest = Vec::new();
+        let _ = tokio::time::timeout(SOON, his.read_to_end(&mut rest)).await.expect("it ends");
+        let took = since.elapsed();
+        assert!(took < PROMISED, "{protocol}: not in the log: it took {took:?}");
+        println!("{protocol}: not in the log: {took:?}");
+        still_reads(&hers).await;
+    }
+}
+
+/// What a container's first process is to us: a process in another network namespace.
+#[test]
+fn connections_in_another_network_namespace_are_found_and_ended() {
+    let (tell, told) = mpsc::channel();
+    let (finish, finished) = mpsc::channel::<()>();
+    let inside = thread::spawn(move || {
+        nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).expect("needs root, as `make setup` says");
+        assert!(Command::new(program("ip")).args(["link", "set", "lo", "up"]).status().unwrap().success());
+        let listener = TcpListener::bind("127.0.0.1:4433").unwrap();
+        let mut pairs = [(); 2].map(|()| {
+            let client = TcpStream::connect("127.0.0.1:4433").unwrap();
+            let (server, _) = listener.accept().unwrap();
+            (client, server)
+        });
+        tell.send((nix::unistd::gettid().as_raw().unsigned_abs(), pairs[0].0.local_addr().unwrap())).unwrap();
+        finished.recv().unwrap();
+        let [(ended, _), (other, far)] = &mut pairs;
+        let reset = ended.read(&mut [0]).unwrap_err();
+        far.write_all(b"x").unwrap();
+        other.read_exact(&mut [0]).unwrap();
+        reset.kind()
+    });
+    let (process, peer) = told.recv().unwrap();
+    assert!(!netns::is_ours(process).unwrap());
+    assert!(netns::is_ours(std::process::id()).unwrap());
+    let mut found = sockets::connections(process, 4433).unwrap();
+    assert_eq!(found.len(), 2);
+    assert_eq!(sockets::connections(std::process::id(), 4433).unwrap(), [], "that is our own namespace");
+    found.retain(|connection| connection.peer == peer);
+    sockets::end(process, &found).unwrap();
+    // What has ended counts as ended.
+    sockets::end(process, &found).unwrap();
+    finish.send(()).unwrap();
+    assert_eq!(inside.join().unwrap(), ErrorKind::ConnectionReset);
+}
