@@ -177,7 +177,7 @@ fn make_image(home: &Path) {
     std::fs::create_dir_all(&root).unwrap();
     std::fs::copy("/bin/busybox", root.join("busybox")).expect("busybox-static is missing: run `make setup`");
     let import = format!(
-        "tar -C {}/image -c bin | docker import --change 'ENTRYPOINT [\"/bin/busybox\"]' - {IMAGE}",
+        "docker image inspect {IMAGE} >/dev/null 2>&1 || tar -C {}/image -c bin | docker import --change 'ENTRYPOINT [\"/bin/busybox\"]' - {IMAGE}",
         home.display()
     );
     let made = Command::new("sh").args(["-c", &import]).output().unwrap();
