@@ -1,1 +1,35 @@
-//! Nothing yet.
+//! NATS as the house uses it: three kinds of traffic, and what each needs to be dependable.
+//!
+//! - [`config`]   how to reach the bus; the same contexts as the `nats` command reads
+//! - [`Bus`]      the connection; refuses a server that is too old or has no JetStream
+//! - [`call`]     requests as a client: `bus.call(users::Get { .. })`
+//! - [`service`]  requests as a service: routing table, deadlines, bounded concurrency, panics
+//! - [`bucket`]   state: guarded writes whose message is the event, atomic batches
+//! - [`watch`]    state as it is and changes: the last revision of every key, then what follows
+//! - [`feed`]     state as it changed: every revision once and in order, across restarts
+//! - [`stream`]   typed streams
+//! - [`origin`]   who caused what is being done, and the headers that say so
+//! - [`shutdown`] tracked tasks and one deadline for all of them
+//! - [`error`]    what can go wrong, as errors of the catalogue
+
+pub mod bucket;
+pub mod call;
+pub mod config;
+mod connection;
+pub mod error;
+pub mod feed;
+mod jetstream;
+pub mod origin;
+pub mod service;
+pub mod shutdown;
+pub mod stream;
+pub mod watch;
+
+pub use bucket::{Bucket, Entry, Write};
+pub use config::{Auth, Config};
+pub use connection::Bus;
+pub use feed::Feed;
+pub use origin::Origin;
+pub use service::Service;
+pub use shutdown::Shutdown;
+pub use watch::{Change, View, Watch};

@@ -228,7 +228,9 @@ mod tests {
         let mut seen = std::collections::BTreeSet::new();
         for entry in CATALOGUE {
             assert!(seen.insert(entry.code), "{} stands twice", entry.code);
-            assert!(entry.code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c)));
+            assert!(
+                entry.code.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "._".contains(c))
+            );
             assert!((400..600).contains(&entry.status), "{}", entry.code);
             assert!(!entry.hint.is_empty() && entry.title.ends_with('.'), "{}", entry.code);
         }

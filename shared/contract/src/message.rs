@@ -17,6 +17,8 @@ pub struct Subject {
     pub verb: &'static str,
     /// Whether repeating the request is free of consequence.
     pub effect: Effect,
+    /// Whether it is for one node, whose name is then the last token.
+    pub per_node: bool,
 }
 
 /// What a request leaves behind.
@@ -31,12 +33,18 @@ pub enum Effect {
 impl Subject {
     /// A request that only reads.
     pub const fn read(service: &'static str, verb: &'static str) -> Self {
-        Self { service, verb, effect: Effect::Reads }
+        Self { service, verb, effect: Effect::Reads, per_node: false }
     }
 
     /// A request that changes state.
     pub const fn change(service: &'static str, verb: &'static str) -> Self {
-        Self { service, verb, effect: Effect::Changes }
+        Self { service, verb, effect: Effect::Changes, per_node: false }
+    }
+
+    /// The same for a request that only one node can answer.
+    #[must_use]
+    pub const fn per_node(self) -> Self {
+        Self { per_node: true, ..self }
     }
 
     /// The subject on the bus; `node` narrows it to one node.

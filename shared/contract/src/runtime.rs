@@ -117,7 +117,7 @@ pub struct DestProbed {
 }
 
 impl Request for ProbeDest {
-    const SUBJECT: Subject = Subject::read("runtime", "probe_dest");
+    const SUBJECT: Subject = Subject::read("runtime", "probe_dest").per_node();
     type Reply = DestProbed;
 
     fn node(&self) -> Option<&NodeName> {
@@ -156,7 +156,7 @@ pub struct Check {
 }
 
 impl Request for Inspect {
-    const SUBJECT: Subject = Subject::read("runtime", "inspect");
+    const SUBJECT: Subject = Subject::read("runtime", "inspect").per_node();
     type Reply = NodeReport;
 
     fn node(&self) -> Option<&NodeName> {

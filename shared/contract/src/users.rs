@@ -222,7 +222,11 @@ impl User {
 /// Refuses more than [`TAGS_MAX`] tags.
 pub fn check_tags(tags: &BTreeSet<Tag>) -> Result<(), Invalid> {
     if tags.len() > TAGS_MAX {
-        return Err(Invalid::new(Code::USERS_TAG_INVALID, &tags.len().to_string(), "at most 32 tags fit one user"));
+        return Err(Invalid::new(
+            Code::USERS_TAG_INVALID,
+            &tags.len().to_string(),
+            "at most 32 tags fit one user",
+        ));
     }
     Ok(())
 }
@@ -366,7 +370,9 @@ pub struct Update {
 }
 
 /// Tells a field that is `null` from one that is absent.
-fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+fn present<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 

@@ -59,7 +59,11 @@ impl FromStr for Protocol {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         Self::ALL.into_iter().find(|protocol| protocol.as_str() == text).ok_or_else(|| {
-            Invalid::new(Code::FLEET_SETTING_INVALID, text, "it is none of vless-reality, shadowsocks-2022, wireguard")
+            Invalid::new(
+                Code::FLEET_SETTING_INVALID,
+                text,
+                "it is none of vless-reality, shadowsocks-2022, wireguard",
+            )
         })
     }
 }
@@ -128,7 +132,11 @@ impl FromStr for ByteCount {
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let size: bytesize::ByteSize = text.parse().map_err(|_| {
-            Invalid::new(Code::USERS_QUOTA_INVALID, text, "it is not a number of bytes with or without a unit")
+            Invalid::new(
+                Code::USERS_QUOTA_INVALID,
+                text,
+                "it is not a number of bytes with or without a unit",
+            )
         })?;
         size.as_u64().try_into()
     }
@@ -187,11 +195,9 @@ impl TryFrom<u64> for Port {
     type Error = Invalid;
 
     fn try_from(number: u64) -> Result<Self, Invalid> {
-        u16::try_from(number)
-            .ok()
-            .and_then(NonZeroU16::new)
-            .map(Self)
-            .ok_or_else(|| Invalid::new(Code::FLEET_PORT_INVALID, &number.to_string(), "a port is 1 to 65535"))
+        u16::try_from(number).ok().and_then(NonZeroU16::new).map(Self).ok_or_else(|| {
+            Invalid::new(Code::FLEET_PORT_INVALID, &number.to_string(), "a port is 1 to 65535")
+        })
     }
 }
 
@@ -345,7 +351,9 @@ mod tests {
         assert_eq!(read("1").unwrap(), 1);
         assert_eq!(read("\"50GB\"").unwrap(), 50_000_000_000);
         assert_eq!(read("\"50GiB\"").unwrap(), 50 * 1024 * 1024 * 1024);
-        for bad in ["0", "-1", "1.5", "9223372036854775808", "18446744073709551616", "\"lots\"", "\"-1GB\"", "null"] {
+        for bad in
+            ["0", "-1", "1.5", "9223372036854775808", "18446744073709551616", "\"lots\"", "\"-1GB\"", "null"]
+        {
             let error = read(bad).unwrap_err().to_string();
             assert!(bad == "null" || error.starts_with("users.quota_invalid: "), "{bad}: {error}");
         }
@@ -353,7 +361,9 @@ mod tests {
 
     #[test]
     fn bad_addresses_are_refused() {
-        for bad in ["", ":443", "host", "host:0", "host:65536", "[::1:443", "::1:443", "a b:1", "../x:1", "-a.b:1"] {
+        for bad in
+            ["", ":443", "host", "host:0", "host:65536", "[::1:443", "::1:443", "a b:1", "../x:1", "-a.b:1"]
+        {
             assert!(bad.parse::<HostPort>().is_err(), "{bad}");
         }
         for good in ["www.example.org:443", "192.0.2.1:443", "[2001:db8::1]:443"] {

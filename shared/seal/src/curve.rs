@@ -29,7 +29,8 @@ impl CurveKey {
 
     /// A box that only the holder of `recipient`'s private key opens, in standard base64.
     pub fn seal(&self, secret: &[u8], recipient: &str) -> Result<String, Error> {
-        let sealed = self.0.seal(secret, &public(recipient)?).map_err(|_| Error::NotAKey(recipient.to_owned()))?;
+        let sealed =
+            self.0.seal(secret, &public(recipient)?).map_err(|_| Error::NotAKey(recipient.to_owned()))?;
         Ok(STANDARD.encode(sealed))
     }
 

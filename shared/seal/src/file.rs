@@ -37,7 +37,8 @@ pub fn read_or_create(
         _ => return read(path),
     }
     let key = make()?;
-    let fail = |error: std::io::Error| Error::File { path: path.display().to_string(), why: error.to_string() };
+    let fail =
+        |error: std::io::Error| Error::File { path: path.display().to_string(), why: error.to_string() };
     match create(path, &key) {
         // Another process was faster: its key holds.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => read(path),
@@ -53,7 +54,8 @@ fn create(path: &Path, key: &[u8; 32]) -> std::io::Result<()> {
     let partial = path.with_extension(format!("{}.partial", std::process::id()));
     let text = Zeroizing::new(STANDARD.encode(key) + "\n");
     let written = (|| {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::hard_link(&partial, path)?;

@@ -42,7 +42,8 @@ impl MasterKey {
     fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
         let mut key = Zeroizing::new([0; 32]);
         // Expanding to 32 bytes cannot fail: the limit is 255 times the hash's length.
-        let expanded = Hkdf::<Sha256>::new(None, self.0.as_slice()).expand(purpose.as_bytes(), key.as_mut_slice());
+        let expanded =
+            Hkdf::<Sha256>::new(None, self.0.as_slice()).expand(purpose.as_bytes(), key.as_mut_slice());
         debug_assert!(expanded.is_ok());
         key
     }

@@ -48,11 +48,18 @@ impl SealingKey {
         let bytes = STANDARD.decode(&sealed.0).map_err(|_| Error::NotOpened)?;
         let (nonce, sealed) = bytes.split_first_chunk::<NONCE>().ok_or(Error::NotOpened)?;
         let payload = Payload { msg: sealed, aad: bound_to.as_bytes() };
-        self.cipher().decrypt(&XNonce::from(*nonce), payload).map(Zeroizing::new).map_err(|_| Error::NotOpened)
+        self.cipher()
+            .decrypt(&XNonce::from(*nonce), payload)
+            .map(Zeroizing::new)
+            .map_err(|_| Error::NotOpened)
     }
 
     /// Opens a secret of exactly `N` bytes.
-    pub fn open_exact<const N: usize>(&self, sealed: &Sealed, bound_to: &str) -> Result<Zeroizing<[u8; N]>, Error> {
+    pub fn open_exact<const N: usize>(
+        &self,
+        sealed: &Sealed,
+        bound_to: &str,
+    ) -> Result<Zeroizing<[u8; N]>, Error> {
         let secret = self.open(sealed, bound_to)?;
         let bytes: [u8; N] = secret.as_slice().try_into().map_err(|_| Error::NotOpened)?;
         Ok(Zeroizing::new(bytes))

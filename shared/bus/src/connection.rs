@@ -1,0 +1,161 @@
+//! The connection.
+
+use std::{sync::Arc, time::Duration};
+
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
+use contract::{Code, Error};
+use tokio::sync::{broadcast, watch};
+
+use crate::{Auth, Config};
+
+/// The oldest nats-server whose atomic batches, consumer resets and scheduled messages this system relies on.
+const OLDEST_SERVER: semver::Version = semver::Version::new(2, 14, 4);
+/// How long a connection may take to stand: well above a slow link's round trips, below a person's patience.
+const CONNECT_WITHIN: Duration = Duration::from_secs(3);
+/// How long JetStream may take for one step; a caller's own deadline can be shorter.
+const JETSTREAM_WITHIN: Duration = Duration::from_secs(3);
+/// Between two attempts to reconnect: recovery is to take less than a second.
+const RECONNECT_EVERY: Duration = Duration::from_millis(100);
+/// Refusals that nobody has looked at yet; they only speed up an error that would come anyway.
+const REFUSALS_KEPT: usize = 64;
+
+/// A connection to the bus. Clones share it.
+#[derive(Clone)]
+pub struct Bus {
+    pub(crate) client: Client,
+    pub(crate) jetstream: jetstream::Context,
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    /// Who is connected: a service, or `vpn`.
+    pub(crate) name: String,
+    /// Counts connects, so that subscriptions notice that they have to be made anew.
+    pub(crate) connects: watch::Receiver<u64>,
+    /// Permission violations, as the server words them.
+    pub(crate) refusals: broadcast::Sender<String>,
+}
+
+impl Bus {
+    /// Connects. Fails at once where nothing answers; what answers must be new enough and have JetStream.
+    pub async fn connect(config: &Config) -> Result<Self, Error> {
+        let (connected, connects) = watch::channel(0);
+        let (refusals, _) = broadcast::channel(REFUSALS_KEPT);
+        let refused = refusals.clone();
+        let options = options(config)?
+            .name(&config.name)
+            .connection_timeout(CONNECT_WITHIN)
+            .reconnect_delay_callback(|attempt| if attempt == 0 { Duration::ZERO } else { RECONNECT_EVERY })
+            .event_callback(move |event| {
+                match event {
+                    Event::Connected => connected.send_modify(|count| *count += 1),
+                    Event::Disconnected => tracing::warn!("the bus is gone; trying to reconnect"),
+                    Event::ServerError(error) => {
+                        tracing::warn!(%error, "the bus refuses");
+                        let _ = refused.send(error.to_string());
+                    }
+                    Event::SlowConsumer(_) => {
+                        tracing::error!("the bus delivered faster than this service read")
+                    }
+                    _ => {}
+                }
+                std::future::ready(())
+            });
+        let unreachable = |why: &dyn std::fmt::Display| {
+            Error::new(
+                Code::BUS_UNREACHABLE,
+                format!("{} does not answer as a nats-server: {why}", shown(&config.url)),
+            )
+        };
+        let client = options.connect(&config.url).await.map_err(|error| match error.kind() {
+            ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => Error::new(
+                Code::BUS_NOT_ALLOWED,
+                format!("{} refuses these credentials: {error}", shown(&config.url)),
+            ),
+            _ => unreachable(&error),
+        })?;
+        check_version(&client)?;
+        let jetstream = jetstream::ContextBuilder::new().timeout(JETSTREAM_WITHIN).build(client.clone());
+        check_jetstream(&client).await?;
+        let inner = Inner { name: config.name.clone(), connects, refusals };
+        Ok(Self { client, jetstream, inner: Arc::new(inner) })
+    }
+
+    /// Who is connected: a service, or `vpn`.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The version of the nats-server.
+    pub fn server_version(&self) -> String {
+        self.client.server_info().version
+    }
+
+    /// Waits until everything that was published has reached the server.
+    pub async fn flush(&self) {
+        let _ = tokio::time::timeout(JETSTREAM_WITHIN, self.client.flush()).await;
+    }
+}
+
+fn options(config: &Config) -> Result<ConnectOptions, Error> {
+    let unreadable = |path: &std::path::Path, error: std::io::Error| {
+        Error::new(Code::CLI_FILE, format!("{}: {error}", path.display()))
+    };
+    let mut options = ConnectOptions::new();
+    options = match &config.auth {
+        Auth::None => options,
+        Auth::Credentials(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
+            options.credentials(&text).map_err(|error| unreadable(path, error))?
+        }
+        Auth::Nkey(path) => {
+            let seed = std::fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
+            options.nkey(seed.trim().to_owned())
+        }
+        Auth::Password { user, password } => options.user_and_password(user.clone(), password.clone()),
+        Auth::Token(token) => options.token(token.clone()),
+    };
+    if let Some(path) = &config.ca_file {
+        options = options.add_root_certificates(path.clone());
+    }
+    Ok(options)
+}
+
+fn check_version(client: &Client) -> Result<(), Error> {
+    let text = client.server_info().version;
+    match semver::Version::parse(&text) {
+        Ok(version) if version >= OLDEST_SERVER => Ok(()),
+        _ => Err(Error::new(
+            Code::BUS_TOO_OLD,
+            format!("this nats-server is {text}; this system needs {OLDEST_SERVER} or newer"),
+        )),
+    }
+}
+
+/// A server without JetStream has nobody on this subject; one with it answers at once.
+async fn check_jetstream(client: &Client) -> Result<(), Error> {
+    let info = client.request("$JS.API.INFO", bytes::Bytes::new());
+    match tokio::time::timeout(CONNECT_WITHIN, info).await {
+        Ok(Ok(reply)) if !String::from_utf8_lossy(&reply.payload).contains("\"error\"") => Ok(()),
+        Ok(Ok(reply)) => Err(Error::new(
+            Code::BUS_NO_JETSTREAM,
+            format!("JetStream is not usable here: {}", String::from_utf8_lossy(&reply.payload)),
+        )),
+        Ok(Err(error)) => {
+            Err(Error::new(Code::BUS_NO_JETSTREAM, format!("JetStream does not answer: {error}")))
+        }
+        Err(_) => Err(Error::new(Code::BUS_NO_JETSTREAM, "JetStream does not answer within 3 s")),
+    }
+}
+
+/// A URL without what it may hold of credentials.
+fn shown(url: &str) -> String {
+    url.split(',')
+        .map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            (None, Some((_, host))) => host.to_owned(),
+            _ => url.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}

@@ -1,0 +1,236 @@
+//! State as it changed: every revision, at least once and in order per bucket, across restarts. For who does
+//! something about each change.
+//!
+//! A feed has one reader at a time: a service that follows one runs once.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    AckKind, Message,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
+use contract::{Code, Error, State};
+use futures::{FutureExt, StreamExt};
+use telemetry::context;
+use tokio::{sync::watch, time::sleep};
+use tracing::{Instrument, info_span};
+
+use crate::{Bucket, Change, Origin, Shutdown, error::is_transient, jetstream, stream};
+
+/// Changes that are handed over together at most: one atomic batch.
+pub const AT_ONCE: usize = 1_000;
+/// The first and the longest pause after a failure.
+const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
+/// A change that fails so often by its own fault goes to the dead letters.
+const TRIES: usize = 5;
+/// After this time the server offers a change again; longer than any handler may take.
+const ACK_WITHIN: Duration = Duration::from_secs(60);
+
+/// A durable reader of one bucket.
+pub struct Feed<S> {
+    bucket: Bucket<S>,
+    name: &'static str,
+    connects: watch::Receiver<u64>,
+    /// Up to here everything has been handled by this process.
+    done: u64,
+}
+
+impl<S: State> Bucket<S> {
+    /// The feed of the service `name`: it goes on where that service left off.
+    pub fn feed(&self, name: &'static str) -> Feed<S> {
+        Feed { bucket: self.clone(), name, connects: self.bus.inner.connects.clone(), done: 0 }
+    }
+}
+
+impl<S: State> Feed<S> {
+    /// Hands every change to `handle` until shutdown begins. What fails is tried again; what keeps failing alone
+    /// and by its own fault is kept in the stream of dead letters, and the feed goes on.
+    pub async fn run<F, W>(mut self, shutdown: Shutdown, handle: F)
+    where
+        F: Fn(Vec<Change<S>>) -> W + Send + Sync,
+        W: Future<Output = Result<(), Error>> + Send,
+    {
+        let mut pause = RETRY_AFTER[0];
+        while !shutdown.has_begun() {
+            let ended = tokio::select! {
+                ended = self.read(&shutdown, &handle) => ended,
+                () = shutdown.begun() => return,
+            };
+            match ended {
+                Ok(()) => pause = RETRY_AFTER[0],
+                Err(error) => {
+                    tracing::debug!(%error, feed = self.name, bucket = S::BUCKET.name, "cannot follow yet");
+                    sleep(pause).await;
+                    pause = (pause * 2).min(RETRY_AFTER[1]);
+                }
+            }
+        }
+    }
+
+    /// Reads until the connection breaks.
+    async fn read<F, W>(&mut self, shutdown: &Shutdown, handle: &F) -> Result<(), Error>
+    where
+        F: Fn(Vec<Change<S>>) -> W + Send + Sync,
+        W: Future<Output = Result<(), Error>> + Send,
+    {
+        self.connects.mark_unchanged();
+        let config = pull::Config {
+            durable_name: Some(self.name.to_owned()),
+            deliver_policy: DeliverPolicy::All,
+            ack_policy: AckPolicy::All,
+            ack_wait: ACK_WITHIN,
+            max_ack_pending: 10 * AT_ONCE as i64,
+            filter_subject: S::BUCKET.subject(">"),
+            ..pull::Config::default()
+        };
+        let consumer = jetstream::consumer(&self.bucket.stream, config).await?;
+        // What an earlier reader had taken and not finished comes again, first and in order.
+        self.bucket
+            .stream
+            .reset_consumer(self.name, None)
+            .await
+            .map_err(|error| Error::new(Code::BUS_STORE_FAILED, format!("feed {}: {error}", self.name)))?;
+        let mut messages = jetstream::messages(&consumer, AT_ONCE).await?;
+        loop {
+            let first = tokio::select! {
+                message = messages.next() => message,
+                _ = self.connects.changed() => return Ok(()),
+            };
+            let mut taken = Vec::new();
+            let mut next = first;
+            let mut broken = false;
+            loop {
+                match next {
+                    Some(Ok(message)) => taken.push(message),
+                    Some(Err(_)) | None => broken = true,
+                }
+                if broken || taken.len() >= AT_ONCE {
+                    break;
+                }
+                match messages.next().now_or_never() {
+                    Some(message) => next = message,
+                    None => break,
+                }
+            }
+            self.handle_all(taken, shutdown, handle).await?;
+            if broken {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn handle_all<F, W>(
+        &mut self,
+        taken: Vec<Message>,
+        shutdown: &Shutdown,
+        handle: &F,
+    ) -> Result<(), Error>
+    where
+        F: Fn(Vec<Change<S>>) -> W + Send + Sync,
+        W: Future<Output = Result<(), Error>> + Send,
+    {
+        let mut changes = Vec::new();
+        for message in &taken {
+            match Change::<S>::of(message) {
+                Ok(change) if change.entry.revision <= self.done => {}
+                Ok(change) => changes.push(change),
+                Err(error) => self.bury(message, &Error::new(Code::INTERNAL, error)).await?,
+            }
+        }
+        let revision = changes.last().map(|change| change.entry.revision);
+        if !changes.is_empty() {
+            let together = self.handle(changes.clone(), handle).await;
+            if let Err(error) = together {
+                tracing::warn!(%error, feed = self.name, changes = changes.len(), "changes failed; one by one now");
+                for change in changes {
+                    self.insist(change, &taken, shutdown, handle).await?;
+                }
+            }
+        }
+        if let Some(revision) = revision {
+            self.done = revision;
+        }
+        if let Some(last) = taken.last() {
+            let acked = last.ack_with(AckKind::Ack).await;
+            acked.map_err(|error| {
+                Error::new(Code::BUS_STORE_FAILED, format!("feed {}: {error}", self.name))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Tries one change until it is handled or proves to be at fault itself.
+    async fn insist<F, W>(
+        &self,
+        change: Change<S>,
+        taken: &[Message],
+        shutdown: &Shutdown,
+        handle: &F,
+    ) -> Result<(), Error>
+    where
+        F: Fn(Vec<Change<S>>) -> W + Send + Sync,
+        W: Future<Output = Result<(), Error>> + Send,
+    {
+        let (mut pause, mut faults) = (RETRY_AFTER[0], 0);
+        loop {
+            let error = match self.handle(vec![change.clone()], handle).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            faults += usize::from(!is_transient(&error));
+            if faults >= TRIES {
+                let own = |message: &&Message| {
+                    message.info().is_ok_and(|info| info.stream_sequence == change.entry.revision)
+                };
+                return match taken.iter().find(own) {
+                    Some(message) => self.bury(message, &error).await,
+                    None => Ok(()),
+                };
+            }
+            if shutdown.has_begun() {
+                return Err(error);
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(RETRY_AFTER[1]);
+        }
+    }
+
+    async fn handle<F, W>(&self, changes: Vec<Change<S>>, handle: &F) -> Result<(), Error>
+    where
+        F: Fn(Vec<Change<S>>) -> W + Send + Sync,
+        W: Future<Output = Result<(), Error>> + Send,
+    {
+        let service = self.bucket.bus.name().to_owned();
+        let span = info_span!(
+            "follow",
+            otel.name = format!("follow {}", S::BUCKET.name),
+            otel.kind = "consumer",
+            vpn.service = service,
+            messaging.system = "nats",
+            messaging.destination.name = S::BUCKET.name,
+            messaging.batch.message_count = changes.len(),
+        );
+        trace_causes(&span, &changes);
+        let origin = match changes.as_slice() {
+            [one] => one.origin.clone(),
+            _ => Origin::service(&service),
+        };
+        origin.scope(handle(changes)).instrument(span).await
+    }
+
+    async fn bury(&self, message: &Message, error: &Error) -> Result<(), Error> {
+        tracing::error!(%error, feed = self.name, subject = %message.subject, "a change goes to the dead letters");
+        stream::bury(&self.bucket.bus, S::BUCKET.name, self.name, message, error).await
+    }
+}
+
+/// Causes of a span that a batch opens beyond this number are left out: a link costs memory and tells no more.
+const LINKS_MAX: usize = 32;
+
+/// Makes `span` a child of the one change that caused it, or links it to the several that did.
+pub fn trace_causes<S>(span: &tracing::Span, changes: &[Change<S>]) {
+    match changes {
+        [one] => context::set_parent(span, one.trace.clone()),
+        many => many.iter().take(LINKS_MAX).for_each(|change| context::link(span, &change.trace)),
+    }
+}

@@ -1,0 +1,135 @@
+//! Streams as they should be: made where absent, compared and brought in line where present.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    consumer::{self, Consumer, pull},
+    context::GetStreamErrorKind,
+    stream::{Config, DiscardPolicy, StorageType, Stream},
+};
+use contract::{Code, Error};
+
+use crate::{Bus, error::jetstream_failed};
+
+/// How long nats-server remembers message ids: longer than any caller retries.
+const DUPLICATES_WITHIN: Duration = Duration::from_secs(120);
+
+/// A consumer that is read by pulling.
+pub(crate) type PullConsumer = Consumer<pull::Config>;
+
+/// The stream of a bucket: what `nats kv` expects of one, and atomic batches.
+pub(crate) fn of_bucket(bucket: &contract::Bucket) -> Config {
+    Config {
+        name: bucket.stream(),
+        description: Some(format!("state that {} owns", bucket.owner)),
+        subjects: vec![format!("$KV.{}.>", bucket.name)],
+        max_messages_per_subject: bucket.history,
+        max_bytes: -1,
+        max_messages: -1,
+        max_message_size: -1,
+        max_consumers: -1,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: 1,
+        duplicate_window: DUPLICATES_WITHIN,
+        allow_rollup: true,
+        deny_delete: true,
+        allow_direct: true,
+        allow_atomic_publish: true,
+        ..Config::default()
+    }
+}
+
+/// The stream of typed messages.
+pub(crate) fn of_stream(stream: &contract::Stream) -> Config {
+    Config {
+        name: stream.name.to_owned(),
+        subjects: vec![stream.subjects.to_owned()],
+        max_age: Duration::from_secs(stream.max_age_seconds),
+        max_bytes: stream.max_bytes,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_message_size: -1,
+        max_consumers: -1,
+        discard: DiscardPolicy::Old,
+        storage: StorageType::File,
+        num_replicas: 1,
+        duplicate_window: DUPLICATES_WITHIN,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+/// Makes the stream, or brings the one that is there in line; more replicas than asked for are the operator's
+/// choice and stay.
+pub(crate) async fn ensure(bus: &Bus, mut wanted: Config) -> Result<Stream, Error> {
+    let name = wanted.name.clone();
+    let failed = |what: &str, error: &(dyn std::error::Error + 'static)| {
+        jetstream_failed(&format!("{what} {name}"), error)
+    };
+    let found = match bus.jetstream.get_stream(&name).await {
+        Ok(stream) => stream,
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(missing) if missing.code() == 404 => {
+                bus.jetstream.create_stream(wanted).await.map_err(|error| failed("create stream", &error))?;
+                return bus.jetstream.get_stream(&name).await.map_err(|error| failed("read stream", &error));
+            }
+            _ => return Err(failed("read stream", &error)),
+        },
+    };
+    let present = &found.cached_info().config;
+    wanted.num_replicas = wanted.num_replicas.max(present.num_replicas);
+    if same(present, &wanted) {
+        return Ok(found);
+    }
+    if present.storage != wanted.storage || present.retention != wanted.retention {
+        return Err(Error::new(
+            Code::BUS_DRIFT,
+            format!(
+                "stream {name} has storage {:?} and retention {:?}, which cannot be changed",
+                present.storage, present.retention
+            ),
+        ));
+    }
+    tracing::warn!(stream = name, "a stream was configured otherwise and is brought in line");
+    bus.jetstream.update_stream(&wanted).await.map_err(|error| {
+        Error::new(Code::BUS_DRIFT, format!("stream {name} cannot be brought in line: {error}"))
+    })?;
+    bus.jetstream.get_stream(&name).await.map_err(|error| failed("read stream", &error))
+}
+
+/// Compares what this system relies on; the server fills in the rest.
+fn same(present: &Config, wanted: &Config) -> bool {
+    present.subjects == wanted.subjects
+        && present.max_messages_per_subject == wanted.max_messages_per_subject
+        && present.max_bytes == wanted.max_bytes
+        && present.max_age == wanted.max_age
+        && present.storage == wanted.storage
+        && present.retention == wanted.retention
+        && present.discard == wanted.discard
+        && present.deny_delete == wanted.deny_delete
+        && present.allow_direct == wanted.allow_direct
+        && present.allow_atomic_publish == wanted.allow_atomic_publish
+        && present.duplicate_window == wanted.duplicate_window
+        && present.num_replicas == wanted.num_replicas
+}
+
+/// Makes a consumer on a stream.
+pub(crate) async fn consumer(stream: &Stream, config: pull::Config) -> Result<PullConsumer, Error> {
+    let name = stream.cached_info().config.name.clone();
+    stream.create_consumer(config).await.map_err(|error: async_nats::jetstream::stream::ConsumerError| {
+        jetstream_failed(&format!("consumer on {name}"), &error)
+    })
+}
+
+/// Messages of a consumer, and how they are asked for: as many as are worked on at once.
+pub(crate) async fn messages(consumer: &PullConsumer, batch: usize) -> Result<pull::Stream, Error> {
+    consumer
+        .stream()
+        .max_messages_per_batch(batch)
+        .heartbeat(Duration::from_millis(1_500))
+        .expires(Duration::from_secs(10))
+        .messages()
+        .await
+        .map_err(|error: consumer::StreamError| jetstream_failed("read a consumer", &error))
+}

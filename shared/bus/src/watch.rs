@@ -1,0 +1,246 @@
+//! State as it is and changes: the last revision of every key, then everything that follows. For who compares
+//! desired with actual and needs no history.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    time::Duration,
+};
+
+use async_nats::jetstream::{
+    Message,
+    consumer::{AckPolicy, DeliverPolicy, pull},
+};
+use contract::{Error, State};
+use futures::{FutureExt, StreamExt};
+use telemetry::context::Context;
+use tokio::{sync::watch, time::sleep};
+
+use crate::{Bucket, Entry, Origin, Shutdown, bucket::decode, jetstream, origin};
+
+/// Messages that are handed out together at most: one atomic batch.
+pub const AT_ONCE: usize = 1_000;
+/// Between two attempts to watch again.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// A consumer that nobody reads is removed by the server after this time.
+const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
+/// A change of one key.
+#[derive(Debug, Clone)]
+pub struct Change<S> {
+    /// The key.
+    pub key: String,
+    /// What stands there now.
+    pub entry: Entry<S>,
+    /// What happened, such as `users.created`.
+    pub event: String,
+    /// Who caused it.
+    pub origin: Origin,
+    /// The trace it is part of.
+    pub trace: Context,
+}
+
+impl<S: State> Change<S> {
+    pub(crate) fn of(message: &Message) -> Result<Self, String> {
+        let revision = message.info().map_err(|error| error.to_string())?.stream_sequence;
+        let headers = message.headers.as_ref();
+        let key = S::BUCKET.key(&message.subject).ok_or_else(|| format!("{} is no key", message.subject))?;
+        let entry = decode(&message.payload, headers, revision).map_err(|error| error.to_string())?;
+        let event = headers.and_then(|headers| headers.get(origin::EVENT)).map(ToString::to_string);
+        Ok(Self {
+            key: key.to_owned(),
+            entry,
+            event: event.unwrap_or_default(),
+            origin: Origin::of(headers),
+            trace: origin::trace_of(headers),
+        })
+    }
+}
+
+/// Reads a bucket from its last revisions on, across reconnects and restarts of the server.
+pub struct Watch<S> {
+    bucket: Bucket<S>,
+    filter: String,
+    connects: watch::Receiver<u64>,
+    messages: Option<pull::Stream>,
+    seen: u64,
+    /// The bucket's last revision when the watch began: from there on it is up to date.
+    target: u64,
+}
+
+impl<S: State> Bucket<S> {
+    /// Watches the whole bucket.
+    pub async fn watch(&self) -> Result<Watch<S>, Error> {
+        self.watch_keys(">").await
+    }
+
+    /// Watches the keys that match, in the language of subjects.
+    pub async fn watch_keys(&self, keys: &str) -> Result<Watch<S>, Error> {
+        let filter = S::BUCKET.subject(keys);
+        let mut watch = Watch {
+            bucket: self.clone(),
+            filter,
+            connects: self.bus.inner.connects.clone(),
+            messages: None,
+            seen: 0,
+            target: 0,
+        };
+        watch.subscribe().await?;
+        Ok(watch)
+    }
+}
+
+impl<S: State> Watch<S> {
+    /// The next changes, at least one; those that are there already come together. Undecodable ones are logged
+    /// and skipped.
+    pub async fn next(&mut self) -> Vec<Change<S>> {
+        loop {
+            let changes = self.read().await;
+            if !changes.is_empty() {
+                return changes;
+            }
+        }
+    }
+
+    /// Whether everything has been handed out that was there when the watch began.
+    pub fn is_current(&self) -> bool {
+        self.seen >= self.target
+    }
+
+    /// The revision up to which changes have been handed out.
+    pub fn revision(&self) -> u64 {
+        self.seen
+    }
+
+    async fn read(&mut self) -> Vec<Change<S>> {
+        let Some(messages) = &mut self.messages else {
+            if let Err(error) = self.subscribe().await {
+                tracing::debug!(%error, bucket = S::BUCKET.name, "cannot watch yet");
+                sleep(RETRY_AFTER).await;
+            }
+            return Vec::new();
+        };
+        let first = tokio::select! {
+            message = messages.next() => message,
+            // What was under way when the connection broke is lost: ask again from what was seen last.
+            _ = self.connects.changed() => None,
+        };
+        let mut changes = Vec::new();
+        let mut next = first;
+        loop {
+            match next {
+                Some(Ok(message)) => match Change::of(&message) {
+                    Ok(change) if change.entry.revision <= self.seen => {}
+                    Ok(change) => {
+                        self.seen = change.entry.revision;
+                        changes.push(change);
+                    }
+                    Err(error) => {
+                        tracing::error!(error, subject = %message.subject, "state that cannot be read")
+                    }
+                },
+                Some(Err(_)) | None => {
+                    self.messages = None;
+                    return changes;
+                }
+            }
+            if changes.len() >= AT_ONCE {
+                return changes;
+            }
+            match messages.next().now_or_never() {
+                Some(message) => next = message,
+                None => return changes,
+            }
+        }
+    }
+
+    async fn subscribe(&mut self) -> Result<(), Error> {
+        self.connects.mark_unchanged();
+        let deliver_policy = match self.seen {
+            0 => DeliverPolicy::LastPerSubject,
+            seen => DeliverPolicy::ByStartSequence { start_sequence: seen + 1 },
+        };
+        let config = pull::Config {
+            deliver_policy,
+            ack_policy: AckPolicy::None,
+            filter_subject: self.filter.clone(),
+            inactive_threshold: ABANDONED_AFTER,
+            memory_storage: true,
+            num_replicas: 1,
+            ..pull::Config::default()
+        };
+        let consumer = jetstream::consumer(&self.bucket.stream, config).await?;
+        if self.target == 0 {
+            // With nothing pending there is nothing to wait for; else the last one pending is the last there is.
+            let info = consumer.cached_info();
+            if info.num_pending > 0 {
+                let last = self.bucket.stream.get_info().await;
+                self.target = last.map_or(0, |info| info.state.last_sequence);
+                if self.filter != S::BUCKET.subject(">") {
+                    let last = self.bucket.stream.direct_get_last_for_subject(self.filter.clone()).await;
+                    self.target = last.map_or(0, |message| message.sequence);
+                }
+            }
+        }
+        self.messages = Some(jetstream::messages(&consumer, AT_ONCE).await?);
+        Ok(())
+    }
+}
+
+/// A bucket's content in memory, kept up to date in the background. Clones share it.
+pub struct View<S> {
+    entries: Arc<RwLock<BTreeMap<String, S>>>,
+    seen: watch::Receiver<u64>,
+}
+
+impl<S> Clone for View<S> {
+    fn clone(&self) -> Self {
+        Self { entries: self.entries.clone(), seen: self.seen.clone() }
+    }
+}
+
+impl<S: State> View<S> {
+    /// Reads the bucket; returns when everything that was there is in the view.
+    pub async fn open(bucket: &Bucket<S>, shutdown: &Shutdown) -> Result<Self, Error> {
+        let mut watch = bucket.watch().await?;
+        let entries = Arc::new(RwLock::new(BTreeMap::new()));
+        while !watch.is_current() {
+            fold(&entries, watch.next().await);
+        }
+        let (seen, receiver) = watch::channel(watch.revision());
+        let folded = entries.clone();
+        shutdown.spawn_until("view", async move {
+            loop {
+                let changes = watch.next().await;
+                fold(&folded, changes);
+                seen.send_replace(watch.revision());
+            }
+        });
+        Ok(Self { entries, seen: receiver })
+    }
+
+    /// What is there, by key.
+    pub fn read(&self) -> RwLockReadGuard<'_, BTreeMap<String, S>> {
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// One of them.
+    pub fn get(&self, key: &str) -> Option<S> {
+        self.read().get(key).cloned()
+    }
+
+    /// Waits until the view holds this revision, so that a reader sees what it wrote.
+    pub async fn caught_up(&self, revision: u64) {
+        let _ = self.seen.clone().wait_for(|seen| *seen >= revision).await;
+    }
+}
+
+fn fold<S>(entries: &RwLock<BTreeMap<String, S>>, changes: Vec<Change<S>>) {
+    let mut entries = entries.write().unwrap_or_else(PoisonError::into_inner);
+    for change in changes {
+        match change.entry.value {
+            Some(value) => entries.insert(change.key, value),
+            None => entries.remove(&change.key),
+        };
+    }
+}
