@@ -158,7 +158,10 @@ impl Diag {
             id.source_port = port;
             self.send(SockDiagMessage::InetRequest(request(family, id)), NLM_F_DUMP)?;
             self.answers(|answer| {
-                if let SockDiagMessage::InetResponse(answer) = answer {
+                if let SockDiagMessage::InetResponse(answer) = answer
+                    // Without an inode nobody holds it: it is not accepted yet, or closed and not forgotten yet.
+                    && answer.header.inode != 0
+                {
                     let header = answer.header;
                     let id = header.socket_id;
                     let peer = SocketAddr::new(id.destination_address.to_canonical(), id.destination_port);

@@ -80,9 +80,10 @@ proptest! {
         }
         let users: Vec<_> = case.names.iter().map(|name| user(case.protocol, name)).collect();
         // For a child process, `prepare` asks the program.
-        let engine = engine(&home.path().join("run"), case.protocol, case.port);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let prepared = runtime.block_on(engine.prepare(&server, &users));
+        let prepared = runtime.block_on(async {
+            engine(&home.path().join("run"), case.protocol, case.port).prepare(&server, &users).await
+        });
         prop_assert!(prepared.is_ok(), "{:?}", prepared);
     }
 }

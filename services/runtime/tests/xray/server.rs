@@ -8,12 +8,15 @@ use base64::{
 };
 use contract::{Protocol, UserName, fleet, keys::ServerPublic};
 use ipnet::IpNet;
-use runtime::engine::{
-    Engine as _, EngineServer, EngineUser, UserSecret,
-    xray::{IMAGE, Place, Xray},
+use runtime::{
+    engine::{
+        Engine as _, EngineServer, EngineUser, UserSecret,
+        xray::{IMAGE, Place, Xray},
+    },
+    sockets,
 };
 use tempfile::TempDir;
-use testkit::{ports, process::Process, programs::program, sites::TlsSite};
+use testkit::{ports, process::Process, programs::program, sites::TlsSite, wait::eventually};
 use tokio::time::Instant;
 use uuid::Uuid;
 use x25519_dalek::{PublicKey, StaticSecret};
@@ -30,7 +33,8 @@ pub(crate) struct Server {
     pub(crate) desired: EngineServer,
     pub(crate) process: Process,
     place: Place,
-    _site: Option<TlsSite>,
+    site: Option<TlsSite>,
+    starts: u64,
     _home: TempDir,
 }
 
@@ -63,11 +67,8 @@ impl Server {
         let engine = Xray::new(place.clone(), protocol, desired.server.port);
         engine.prepare(&desired, users).await.unwrap();
         let process = launch(&engine);
-        let server = Self { engine, desired, process, place, _site: site, _home: home };
+        let server = Self { engine, desired, process, place, site, starts: 1, _home: home };
         server.ready().await;
-        if let Some(site) = &server._site {
-            site.taught(1, SOON).await;
-        }
         server.engine.converge(users, server.pid()).await.unwrap();
         server
     }
@@ -75,6 +76,10 @@ impl Server {
     async fn ready(&self) {
         if let Err(error) = self.engine.ready(Instant::now() + SOON).await {
             panic!("{error}\n{}", self.process.log());
+        }
+        // A REALITY engine makes its first clients wait otherwise.
+        if let Some(site) = &self.site {
+            site.taught(self.starts, SOON).await;
         }
     }
 
@@ -89,6 +94,7 @@ impl Server {
         // Started as it is, so without `prepare`: what that removes is removed here.
         std::fs::remove_file(self.file("api.sock")).unwrap();
         self.process = launch(&self.engine);
+        self.starts += 1;
         self.ready().await;
     }
 
@@ -107,6 +113,22 @@ impl Server {
     pub(crate) async fn remove(&self, users: &[&EngineUser]) {
         let names: Vec<UserName> = users.iter().map(|user| user.name.clone()).collect();
         self.engine.remove(&names, self.pid()).await.unwrap();
+    }
+
+    /// How many connections clients have to the server, as it sees them.
+    ///
+    /// Xray as a Shadowsocks client keeps an application waiting on a connection that has ended, until the
+    /// application says something; so whether a session has ended is asked on this side.
+    pub(crate) fn connections(&self) -> usize {
+        sockets::connections(self.pid(), self.desired.server.port.get()).unwrap().len()
+    }
+
+    pub(crate) async fn has_connections(&self, expected: usize) {
+        eventually("the other connections have ended", SOON, async || {
+            let found = self.connections();
+            if found == expected { Ok(()) } else { Err(format!("there are {found}, not {expected}")) }
+        })
+        .await;
     }
 
     /// What a client imports.
