@@ -1,0 +1,99 @@
+//! Ends accounts whose time is over. Level-triggered: it follows what the bucket holds, so that a restart or a
+//! second replica changes nothing.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use bus::{Change, Origin};
+use contract::{
+    Timestamp, UserName,
+    users::{Event, User, UserState},
+};
+use tokio::time::sleep;
+
+use crate::{Error, store::Store};
+
+/// A sleep at most: the wall clock can be set while we sleep.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+/// After a failure.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// When whose time is over.
+#[derive(Default)]
+struct Agenda {
+    due: BTreeSet<(Timestamp, UserName)>,
+    by_name: HashMap<String, Timestamp>,
+}
+
+impl Agenda {
+    fn apply(&mut self, change: Change<User>) {
+        if let (Some(at), Ok(name)) = (self.by_name.remove(&change.key), change.key.parse()) {
+            self.due.remove(&(at, name));
+        }
+        let active = change.entry.value.filter(User::is_active);
+        if let Some((at, user)) = active.and_then(|user| Some((user.expires_at?, user))) {
+            self.by_name.insert(change.key, at);
+            self.due.insert((at, user.name));
+        }
+    }
+
+    /// How long nothing is due.
+    fn pause(&self, now: Timestamp) -> Duration {
+        match self.due.first() {
+            Some((at, _)) => {
+                Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO).min(LOOK_AGAIN)
+            }
+            None => LOOK_AGAIN,
+        }
+    }
+}
+
+/// Follows the accounts and ends those whose time is over, until it is dropped.
+pub async fn watch(store: Store) {
+    let mut agenda = Agenda::default();
+    let mut changes = loop {
+        match store.bucket().watch().await {
+            Ok(watch) => break watch,
+            Err(error) => {
+                tracing::warn!(%error, "cannot watch for expiries yet");
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    };
+    loop {
+        tokio::select! {
+            changes = changes.next() => changes.into_iter().for_each(|change| agenda.apply(change)),
+            () = sleep(agenda.pause(Timestamp::now())) => {}
+        }
+        let now = Timestamp::now();
+        while let Some((at, name)) = agenda.due.first().filter(|(at, _)| *at <= now).cloned() {
+            agenda.due.pop_first();
+            agenda.by_name.remove(name.as_str());
+            if let Err(error) = Origin::service("users").scope(expire(&store, &name)).await {
+                tracing::warn!(%error, user = %name, "an account could not be ended yet");
+                agenda.by_name.insert(name.to_string(), at);
+                agenda.due.insert((at, name));
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    }
+}
+
+async fn expire(store: &Store, name: &UserName) -> Result<(), Error> {
+    let expired = store
+        .modify(name, |user| {
+            let now = Timestamp::now();
+            let over = user.is_active() && user.expires_at.is_some_and(|at| at <= now);
+            Ok(over.then(|| {
+                let state = UserState::Expired { since: now };
+                (User { state, updated_at: now, ..user.clone() }, Event::Expired)
+            }))
+        })
+        .await;
+    match expired {
+        Ok(_) | Err(Error::NotFound(_)) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
