@@ -1,0 +1,199 @@
+//! The nats-server that `vpnd all --embedded-bus` brings along: on loopback, every write on disk before it is
+//! acknowledged. It is started again when it dies, and taken over when an earlier `vpnd` was killed.
+
+use std::{
+    fs,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use anyhow::{Context, bail};
+use bus::Shutdown;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tokio::{
+    net::TcpStream,
+    process::Command,
+    time::{Instant, sleep},
+};
+
+use crate::config::All;
+
+/// It answers within 50 ms; a machine under load or a large store take longer.
+const START_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks at it.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// After it died: at once would spin if it cannot start.
+const RESTART_AFTER: Duration = Duration::from_millis(100);
+
+/// The nats-server that runs for this process.
+pub(crate) struct Embedded {
+    port: u16,
+    pid: Arc<Mutex<Option<i32>>>,
+}
+
+impl Embedded {
+    /// Starts it, or takes over the one that runs on the same data.
+    pub(crate) async fn start(url: &str, all: &All, shutdown: &Shutdown) -> anyhow::Result<Self> {
+        let port = loopback_port(url)?;
+        let folder = all.data.join("bus");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .with_context(|| format!("make {}", folder.display()))?;
+        let place = Place { program: program(all.nats_server.as_deref())?, folder, port };
+        place.configure()?;
+        let pid = Arc::new(Mutex::new(None));
+        if let Some(running) = place.running() {
+            tracing::info!(pid = running, "the nats-server of an earlier vpnd goes on");
+            *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
+            place.answers(running).await?;
+            shutdown.spawn_until("embedded bus", place.keep(pid.clone()));
+        } else {
+            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                bail!(
+                    "port {port} belongs to another program; give another with --nats nats://127.0.0.1:PORT"
+                );
+            }
+            let started = place.spawn()?;
+            *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
+            place.answers(started).await?;
+            shutdown.spawn_until("embedded bus", place.keep(pid.clone()));
+        }
+        Ok(Self { port, pid })
+    }
+
+    /// Where it listens.
+    pub(crate) fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Stops it when the services are done with it.
+    pub(crate) async fn stop(self) {
+        let pid = *self.pid.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pid) = pid {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            let deadline = Instant::now() + START_WITHIN;
+            while alive(pid) && Instant::now() < deadline {
+                sleep(LOOK_EVERY).await;
+            }
+        }
+    }
+}
+
+struct Place {
+    program: PathBuf,
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Place {
+    fn configure(&self) -> anyhow::Result<()> {
+        let text = format!(
+            "listen: \"127.0.0.1:{}\"\nserver_name: \"vpn-embedded\"\npid_file: {:?}\n\
+             jetstream {{ store_dir: {:?}, sync_interval: always }}\n",
+            self.port,
+            self.folder.join("pid"),
+            self.folder.join("jetstream"),
+        );
+        let path = self.folder.join("nats-server.conf");
+        fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    }
+
+    /// The process of an earlier start, if it is that program still.
+    fn running(&self) -> Option<i32> {
+        let pid: i32 = fs::read_to_string(self.folder.join("pid")).ok()?.trim().parse().ok()?;
+        let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let own = self.folder.join("nats-server.conf");
+        let ours = command.split(|byte| *byte == 0).any(|part| part == own.as_os_str().as_encoded_bytes());
+        (ours && alive(pid)).then_some(pid)
+    }
+
+    fn spawn(&self) -> anyhow::Result<i32> {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .mode(0o600)
+            .open(self.folder.join("nats-server.log"))
+            .context("open the log of nats-server")?;
+        let child = Command::new(&self.program)
+            .arg("--config")
+            .arg(self.folder.join("nats-server.conf"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            // A signal to our terminal is for us: the bus ends after the services.
+            .process_group(0)
+            .spawn()
+            .with_context(|| format!("start {}", self.program.display()))?;
+        let pid = child.id().context("nats-server ended at once")?;
+        // Dropped, tokio goes on to reap it.
+        drop(child);
+        Ok(i32::try_from(pid)?)
+    }
+
+    async fn answers(&self, pid: i32) -> anyhow::Result<()> {
+        let deadline = Instant::now() + START_WITHIN;
+        while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            if !alive(pid) || Instant::now() > deadline {
+                let log = fs::read_to_string(self.folder.join("nats-server.log")).unwrap_or_default();
+                let last = log.lines().last().unwrap_or_default();
+                bail!(
+                    "nats-server does not come up: {last} (log: {})",
+                    self.folder.join("nats-server.log").display()
+                );
+            }
+            sleep(LOOK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    /// Starts it again whenever it has died.
+    async fn keep(self, pid: Arc<Mutex<Option<i32>>>) {
+        loop {
+            sleep(LOOK_EVERY).await;
+            let running = *pid.lock().unwrap_or_else(PoisonError::into_inner);
+            if running.is_some_and(alive) {
+                continue;
+            }
+            tracing::error!("nats-server died and is started again");
+            match self.spawn() {
+                Ok(started) => *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(started),
+                Err(error) => tracing::error!("{error:#}"),
+            }
+            sleep(RESTART_AFTER).await;
+        }
+    }
+}
+
+/// A process that ended but was not reaped yet is not alive.
+fn alive(pid: i32) -> bool {
+    let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let letter = state.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    letter.is_some_and(|letter| letter != 'Z' && letter != 'X')
+}
+
+fn loopback_port(url: &str) -> anyhow::Result<u16> {
+    let address = url.strip_prefix("nats://").unwrap_or(url);
+    match address.rsplit_once(':') {
+        Some(("127.0.0.1" | "localhost", port)) => {
+            Ok(port.parse().with_context(|| format!("the port in {url}"))?)
+        }
+        _ => bail!("an embedded bus listens on loopback: give --nats nats://127.0.0.1:PORT, not {url}"),
+    }
+}
+
+/// The nats-server program: the given one, else the one next to us, else the one on the PATH.
+fn program(given: Option<&Path>) -> anyhow::Result<PathBuf> {
+    if let Some(given) = given {
+        return Ok(given.to_owned());
+    }
+    let own = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join("nats-server")));
+    Ok(own.filter(|path| path.exists()).unwrap_or_else(|| "nats-server".into()))
+}

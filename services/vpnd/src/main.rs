@@ -1,0 +1,63 @@
+//! The one server binary: `vpnd users`, `vpnd runtime`, …, or `vpnd all`.
+//!
+//! - [`config`]   arguments and environment, read here and nowhere else
+//! - [`services`] which service runs with which connection
+//! - [`embedded`] the nats-server that `vpnd all --embedded-bus` brings along
+
+mod config;
+mod embedded;
+mod services;
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use bus::Shutdown;
+use clap::Parser;
+use config::{Args, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What is under way at a stop may take so long to finish; less than supervisors wait before they kill.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
+/// The last spans get so long to leave.
+const FLUSH_WITHIN: Duration = Duration::from_secs(1);
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match args.command {
+        // The device gives up its rights thread by thread, so it comes before any other thread.
+        Command::WireguardDevice(device) => {
+            runtime::engine::wireguard::run_device(&device.into()).map_err(anyhow::Error::new)
+        }
+        command => run(args.common, command),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            complain(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(common: config::Common, command: Command) -> anyhow::Result<()> {
+    let telemetry = telemetry::init(&common.telemetry(command.name()))?;
+    let shutdown = Shutdown::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let asked = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        asked.begin();
+    });
+    let served = services::run(common, command, shutdown.clone()).await;
+    shutdown.finish(STOP_WITHIN).await;
+    telemetry.shutdown(FLUSH_WITHIN).await;
+    served.context("vpnd stops")
+}
+
+/// Before the log stands there is only stderr.
+#[allow(clippy::print_stderr)]
+fn complain(error: &anyhow::Error) {
+    eprintln!("vpnd: {error:#}");
+}

@@ -1,0 +1,73 @@
+//! Which service runs with which connection.
+
+use std::time::Duration;
+
+use bus::{Bus, Shutdown};
+use contract::{Code, Error};
+use tokio::{task::JoinSet, time::sleep};
+
+use crate::{
+    config::{Command, Common},
+    embedded::Embedded,
+};
+
+/// Between two attempts to reach a bus that is not there yet.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Runs what the command names until shutdown begins.
+pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown) -> anyhow::Result<()> {
+    match command {
+        Command::Users => users(common, shutdown).await?,
+        Command::All(all) => {
+            let embedded = match all.embedded_bus {
+                true => {
+                    let embedded = Embedded::start(&common.nats, &all, &shutdown).await?;
+                    common.nats = embedded.url();
+                    Some(embedded)
+                }
+                false => None,
+            };
+            let mut services = JoinSet::new();
+            services.spawn(users(common.clone(), shutdown.clone()));
+            // One that fails takes the others along: a house with a service missing is not up.
+            let mut failed = Ok(());
+            while let Some(ended) = services.join_next().await {
+                shutdown.begin();
+                failed = failed.and(ended?);
+            }
+            if let Some(embedded) = embedded {
+                embedded.stop().await;
+            }
+            failed?;
+        }
+        Command::WireguardDevice(_) => {}
+    }
+    Ok(())
+}
+
+async fn users(common: Common, shutdown: Shutdown) -> Result<(), Error> {
+    match connect(&common.bus("users"), &shutdown).await? {
+        Some(bus) => users::serve(bus, shutdown).await,
+        None => Ok(()),
+    }
+}
+
+/// Connects as soon as the bus is there; none when shutdown begins before.
+async fn connect(config: &bus::Config, shutdown: &Shutdown) -> Result<Option<Bus>, Error> {
+    let mut told = false;
+    loop {
+        match Bus::connect(config).await {
+            Err(error) if error.code == Code::BUS_UNREACHABLE => {
+                if !told {
+                    tracing::warn!(service = config.name, %error, "waiting for the bus");
+                    told = true;
+                }
+            }
+            other => return other.map(Some),
+        }
+        tokio::select! {
+            () = sleep(RETRY_AFTER) => {}
+            () = shutdown.begun() => return Ok(None),
+        }
+    }
+}
