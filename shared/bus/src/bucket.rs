@@ -4,7 +4,7 @@ use std::{marker::PhantomData, time::Duration};
 
 use async_nats::{
     HeaderMap,
-    header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID},
+    header::{NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID},
     jetstream::stream::{DirectGetErrorKind, Stream},
 };
 use bytes::Bytes;
@@ -65,6 +65,15 @@ pub struct Write<S: State> {
     pub event: S::Event,
     /// The revision that stands under the key now; 0 for none.
     pub expected: u64,
+}
+
+/// What a write expects to find, so that it is refused where another one came first.
+#[derive(Debug, Clone, Copy)]
+enum Expected {
+    /// This revision under the key; 0 for none.
+    Key(u64),
+    /// This revision as the last of the whole bucket.
+    Bucket(u64),
 }
 
 /// A write that did not take place.
@@ -174,6 +183,29 @@ impl<S: State> Bucket<S> {
         event: S::Event,
         expected: u64,
     ) -> Result<u64, WriteError> {
+        self.write_expecting(key, value, event, Expected::Key(expected)).await
+    }
+
+    /// The same for a change that was decided on the whole bucket, such as who gets a port: it is refused where
+    /// anything in the bucket changed after `last`, the [`revision`](crate::View::revision) of the view that it
+    /// was decided on.
+    pub async fn write_after(
+        &self,
+        key: &str,
+        value: Option<&S>,
+        event: S::Event,
+        last: u64,
+    ) -> Result<u64, WriteError> {
+        self.write_expecting(key, value, event, Expected::Bucket(last)).await
+    }
+
+    async fn write_expecting(
+        &self,
+        key: &str,
+        value: Option<&S>,
+        event: S::Event,
+        expected: Expected,
+    ) -> Result<u64, WriteError> {
         let id = format!("{key}:{}", Uuid::now_v7());
         let (mut headers, body) = self.message(value, event, expected, &id).map_err(WriteError::Failed)?;
         headers.insert(NATS_MESSAGE_ID, id.as_str());
@@ -242,7 +274,7 @@ impl<S: State> Bucket<S> {
         let unknown = |error: &dyn std::fmt::Display| Refusal::Unknown(error.to_string());
         for (index, write) in writes.iter().enumerate() {
             let (mut headers, body) = self
-                .message(write.value.as_ref(), write.event, write.expected, id)
+                .message(write.value.as_ref(), write.event, Expected::Key(write.expected), id)
                 .map_err(Refusal::Final)?;
             headers.insert(BATCH_ID, batch.as_str());
             headers.insert(BATCH_SEQUENCE, (index + 1).to_string().as_str());
@@ -281,13 +313,17 @@ impl<S: State> Bucket<S> {
         &self,
         value: Option<&S>,
         event: S::Event,
-        expected: u64,
+        expected: Expected,
         id: &str,
     ) -> Result<(HeaderMap, Bytes), Error> {
         let mut headers = origin::headers(self.bus.name());
         headers.insert(EVENT, event.name());
         headers.insert(WRITE, id);
-        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, expected.to_string().as_str());
+        let (guard, revision) = match expected {
+            Expected::Key(revision) => (NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision),
+            Expected::Bucket(revision) => (NATS_EXPECTED_LAST_SEQUENCE, revision),
+        };
+        headers.insert(guard, revision.to_string().as_str());
         let body = match value {
             Some(value) => serde_json::to_vec(value)
                 .map_err(|error| Error::new(Code::INTERNAL, error.to_string()))?

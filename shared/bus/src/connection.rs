@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, jetstream};
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, connection::State, jetstream};
 use contract::{Code, Error};
 use tokio::sync::{broadcast, watch};
 
@@ -89,6 +89,15 @@ impl Bus {
     /// The version of the nats-server.
     pub fn server_version(&self) -> String {
         self.client.server_info().version
+    }
+
+    /// The number of this connection, counted from the first; none while there is none. Where it changed,
+    /// messages may have been missed.
+    pub fn connection(&self) -> Option<u64> {
+        match self.client.connection_state() {
+            State::Connected => Some(*self.inner.connects.borrow()),
+            State::Pending | State::Disconnected => None,
+        }
     }
 
     /// Waits until everything that was published has reached the server.

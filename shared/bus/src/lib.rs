@@ -4,6 +4,7 @@
 //! - [`Bus`]      the connection; refuses a server that is too old or has no JetStream
 //! - [`call`]     requests as a client: `bus.call(users::Get { .. })`
 //! - [`service`]  requests as a service: routing table, deadlines, bounded concurrency, panics
+//! - [`overhear`] requests as a bystander: what others ask of whoever answers
 //! - [`bucket`]   state: guarded writes whose message is the event, atomic batches
 //! - [`watch`]    state as it is and changes: the last revision of every key, then what follows
 //! - [`feed`]     state as it changed: every revision once and in order, across restarts
@@ -20,6 +21,7 @@ pub mod error;
 pub mod feed;
 mod jetstream;
 pub mod origin;
+pub mod overhear;
 pub mod service;
 pub mod shutdown;
 pub mod stream;

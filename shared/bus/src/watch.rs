@@ -136,7 +136,10 @@ impl<S: State> Watch<S> {
                         changes.push(change);
                     }
                     Err(error) => {
-                        tracing::error!(error, subject = %message.subject, "state that cannot be read")
+                        tracing::error!(error, subject = %message.subject, "state that cannot be read");
+                        // It counts as seen: who waits for this revision would wait for ever.
+                        let revision = message.info().map_or(0, |info| info.stream_sequence);
+                        self.seen = self.seen.max(revision);
                     }
                 },
                 Some(Err(_)) | None => {
@@ -173,7 +176,10 @@ impl<S: State> Watch<S> {
         if self.target == 0 {
             // With nothing pending there is nothing to wait for; else the last one pending is the last there is.
             let info = consumer.cached_info();
-            if info.num_pending > 0 {
+            if info.num_pending == 0 && self.filter == S::BUCKET.subject(">") {
+                // A bucket that was purged is empty, and yet its revisions go on from where they were.
+                self.seen = self.seen.max(self.bucket.stream.cached_info().state.last_sequence);
+            } else if info.num_pending > 0 {
                 let last = self.bucket.stream.get_info().await;
                 self.target = last.map_or(0, |info| info.state.last_sequence);
                 if self.filter != S::BUCKET.subject(">") {
@@ -205,13 +211,13 @@ impl<S: State> View<S> {
         let mut watch = bucket.watch().await?;
         let entries = Arc::new(RwLock::new(BTreeMap::new()));
         while !watch.is_current() {
-            fold(&entries, watch.next().await);
+            fold(&entries, watch.read().await);
         }
         let (seen, receiver) = watch::channel(watch.revision());
         let folded = entries.clone();
         shutdown.spawn_until("view", async move {
             loop {
-                let changes = watch.next().await;
+                let changes = watch.read().await;
                 fold(&folded, changes);
                 seen.send_replace(watch.revision());
             }
@@ -227,6 +233,12 @@ impl<S: State> View<S> {
     /// One of them.
     pub fn get(&self, key: &str) -> Option<S> {
         self.read().get(key).cloned()
+    }
+
+    /// The revision of the bucket that the view holds at least. Read before the content it stands for, as the
+    /// guard of [`Bucket::write_after`].
+    pub fn revision(&self) -> u64 {
+        *self.seen.borrow()
     }
 
     /// Waits until the view holds this revision, so that a reader sees what it wrote.
