@@ -32,7 +32,7 @@ impl Refusal {
                 "the state is larger than one message may be",
             )),
             PublishErrorKind::Other => match std::error::Error::source(error).and_then(jetstream_error) {
-                Some(error) => Self::of_jetstream(error.error_code().0.into(), &error.to_string()),
+                Some(error) => Self::of_jetstream(error.error_code().0, &error.to_string()),
                 None => Self::Unknown(error.to_string()),
             },
             _ => Self::Unknown(error.to_string()),
@@ -67,7 +67,7 @@ fn jetstream_error<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&
 /// JetStream did not do what was asked of it.
 pub(crate) fn jetstream_failed(what: &str, error: &(dyn std::error::Error + 'static)) -> Error {
     match jetstream_error(error) {
-        Some(found) => match Refusal::of_jetstream(found.error_code().0.into(), &found.to_string()) {
+        Some(found) => match Refusal::of_jetstream(found.error_code().0, &found.to_string()) {
             Refusal::Final(error) => Error { message: format!("{what}: {}", error.message), ..error },
             _ => Error::new(Code::BUS_STORE_FAILED, format!("{what}: {found}")),
         },

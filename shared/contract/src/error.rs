@@ -193,6 +193,7 @@ catalogue! {
     FLEET_NO_NODE = "fleet.no_node", 503, "No node can take the server.", "See `vpn nodes list`: a node must be heard, not cordoned, and have the port free.";
     FLEET_PORT_TAKEN = "fleet.port_taken", 409, "Another server holds that port on the node.", "Pick another port or another node; `vpn servers list` shows who holds it.";
     FLEET_SETTING_INVALID = "fleet.setting_invalid", 400, "A setting does not fit the server's protocol or another setting.", "See `vpn servers create --help` for what each protocol takes.";
+    FLEET_LIMIT_REACHED = "fleet.limit_reached", 409, "There is no room for another server or node.", "Delete what is not needed: vpn servers delete NAME.";
     FLEET_DEST_NOT_TLS13 = "fleet.dest_not_tls13", 422, "The REALITY dest does not speak TLS 1.3 with X25519.", "Pick a site that does, near the node; a large site behind no CDN of the client's is best.";
 
     RUNTIME_BACKEND_UNREACHABLE = "runtime.backend_unreachable", 503, "The container daemon does not answer.", "Start it, or check the socket and its permissions; `vpn doctor` says what was tried.";

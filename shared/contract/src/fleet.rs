@@ -64,7 +64,7 @@ impl State for Node {
 
 /// An agent says that it is there, at its start and every [`HEARTBEAT_MILLIS`].
 ///
-/// Subject `vpn.fleet.announce`.
+/// Subject `vpn.fleet.announce`. Errors: `request.invalid`, `fleet.limit_reached`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announce {
     /// Who.
@@ -242,7 +242,7 @@ impl State for Server {
 /// Creates a server; its keys and its instance follow on the bus.
 ///
 /// Subject `vpn.fleet.create_server`. Errors: `fleet.server_exists`, `fleet.node_not_found`, `fleet.no_node`,
-/// `fleet.port_taken`, `fleet.setting_invalid`, `fleet.dest_not_tls13`.
+/// `fleet.port_taken`, `fleet.setting_invalid`, `fleet.dest_not_tls13`, `fleet.limit_reached`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateServer {
