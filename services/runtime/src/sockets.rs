@@ -222,3 +222,61 @@ fn request(family: u8, socket_id: SocketId) -> InetRequest {
     let states = StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT - StateFlags::CLOSE;
     InetRequest { family, protocol: IPPROTO_TCP, extensions: ExtensionFlags::empty(), states, socket_id }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, thread};
+
+    use rustix::thread::{CapabilitySets, set_capabilities};
+
+    use super::*;
+
+    struct Pair {
+        _listener: TcpListener,
+        port: u16,
+        client: TcpStream,
+        server: TcpStream,
+    }
+
+    fn pair() -> Pair {
+        let listener = TcpListener::bind("[::]:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        client.set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        Pair { _listener: listener, port, client, server }
+    }
+
+    #[test]
+    fn a_connection_is_known_by_its_peer_also_where_the_socket_is_an_ipv6_one() {
+        let Pair { port, client, .. } = &pair();
+        let found = connections(std::process::id(), *port).unwrap();
+        let peers: Vec<SocketAddr> = found.iter().map(|connection| connection.peer).collect();
+        assert_eq!(peers, [client.local_addr().unwrap()]);
+    }
+
+    #[test]
+    fn connections_end_without_the_kernels_help_too() {
+        let Pair { port, mut client, mut server, .. } = pair();
+        let mut other = pair();
+        // Rights belong to a thread, so this one can do without.
+        let unprivileged = move || {
+            let none = CapabilitySet::empty();
+            set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+                .unwrap();
+            let us = std::process::id();
+            end(us, &connections(us, port).unwrap())
+        };
+        thread::spawn(unprivileged).join().unwrap().unwrap();
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+        assert!(server.write_all(b"x").is_err());
+        other.server.write_all(b"x").unwrap();
+        other.client.read_exact(&mut [0]).unwrap();
+    }
+
+    #[test]
+    fn what_doctor_is_told_was_tried() {
+        let check = check();
+        assert!(check.ok, "{}", check.detail);
+    }
+}

@@ -27,12 +27,20 @@ async fn a_page_is_fetched_and_nobody_else_notices_who_comes_and_goes() {
 
         let fetched = first.fetch(&url, SOON).await.unwrap();
         assert_eq!(fetched.bytes, 1_000_000, "{protocol}");
-        assert!(second.fetch(&url, REFUSED).await.is_err(), "{protocol}: bob got through before he was added");
+        assert!(
+            second.fetch(&url, REFUSED).await.is_err(),
+            "{protocol}: bob got through before he was added"
+        );
 
         let held = first.hold(&target.slow_url(), SOON).await.unwrap();
+        let used = server.bytes_to(&alice);
+        assert!((1_000_000..1_100_000).contains(&used), "{protocol}: {used} bytes for a page of a million");
         for round in 0..10 {
             server.add(std::slice::from_ref(&bob)).await;
-            second.fetch(&url, SOON).await.unwrap_or_else(|error| panic!("{protocol}, round {round}: {error}"));
+            second
+                .fetch(&url, SOON)
+                .await
+                .unwrap_or_else(|error| panic!("{protocol}, round {round}: {error}"));
             server.remove(&[&bob]).await;
             let refused = second.fetch(&url, REFUSED).await;
             assert!(refused.is_err(), "{protocol}, round {round}: bob gets through after he was removed");
@@ -75,6 +83,30 @@ async fn an_engine_survives_users_who_connect_while_others_are_removed() {
     }
     server.process.must_run();
     tunnel.fetch(&url, SOON).await.unwrap();
+}
+
+/// Each one who leaves leaves something behind, which must not pile up.
+#[tokio::test(flavor = "multi_thread")]
+async fn thousands_who_come_and_go_one_by_one_leave_nothing() {
+    let target = Target::start().await;
+    let protocol = Protocol::Shadowsocks2022;
+    let alice = user(protocol, "alice");
+    let mut server = Server::start(protocol, std::slice::from_ref(&alice)).await;
+    let client = XrayClient::start(&server.link(&alice)).await.unwrap();
+    let held = client.hold(&target.slow_url(), SOON).await.unwrap();
+    for round in 0..1_500 {
+        if round == 700 {
+            server.restart_agent();
+            server.engine.converge(std::slice::from_ref(&alice), server.pid()).await.unwrap();
+        }
+        let guest = user(protocol, &format!("guest-{round}"));
+        server.add(std::slice::from_ref(&guest)).await;
+        server.remove(&[&guest]).await;
+    }
+    let users = server.users_in_engine();
+    assert!(users < 1_002, "{users} users in an engine that should have one");
+    still_reads(&held).await;
+    client.fetch(&target.bytes_url(10), SOON).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

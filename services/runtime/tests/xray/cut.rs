@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{TcpListener, TcpStream},
+    os::unix::fs::MetadataExt as _,
     process::Command,
     sync::mpsc,
     thread,
@@ -14,6 +15,7 @@ use runtime::{engine::Engine as _, netns, sockets};
 use testkit::{
     programs::program,
     sites::Target,
+    wait::eventually,
     xray_client::{Held, XrayClient},
 };
 
@@ -110,6 +112,72 @@ async fn a_session_that_no_line_tells_of_ends_too() {
         server.remove(&[&bob]).await;
         ends_in_time(&server, 1, since, "not in the log").await;
         still_reads(&hers).await;
+    }
+}
+
+/// Some handshakes are always under way when somebody is removed: accepted before, in the log after.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_slips_in_while_being_removed() {
+    let target = Target::start().await;
+    for protocol in PROTOCOLS {
+        let (alice, bob) = (user(protocol, "alice"), user(protocol, "bob"));
+        let server = Server::start(protocol, std::slice::from_ref(&alice)).await;
+        let client = XrayClient::many([server.link(&alice), server.link(&bob)]).await.unwrap();
+        let [first, second] = &client.tunnels()[..] else { panic!("two tunnels") };
+        let hers = first.hold(&target.slow_url(), SOON).await.unwrap();
+        for round in 0..20_u32 {
+            server.add(std::slice::from_ref(&bob)).await;
+            let trying: Vec<_> = (0..16_u32)
+                .map(|number| {
+                    let (tunnel, url) = (second.clone(), target.slow_url());
+                    tokio::spawn(async move {
+                        // Spread over the moment in which he is removed.
+                        tokio::time::sleep(Duration::from_millis(2) * number).await;
+                        tunnel.hold(&url, Duration::from_secs(1)).await.ok()
+                    })
+                })
+                .collect();
+            tokio::time::sleep(Duration::from_millis(2) * round).await;
+            let since = Instant::now();
+            server.remove(&[&bob]).await;
+            let tried = futures::future::join_all(trying).await;
+            let held: Vec<Held> = tried.into_iter().filter_map(Result::unwrap).collect();
+            server.has_connections(1).await;
+            assert!(since.elapsed() < PROMISED + Duration::from_secs(1), "{protocol}: {:?}", since.elapsed());
+            println!("{protocol}, round {round}: {} had got through", held.len());
+        }
+        still_reads(&hers).await;
+    }
+}
+
+/// The log is given back to the disk, and what it said is remembered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_log_is_freed_and_its_sessions_are_still_known() {
+    let target = Target::start().await;
+    for protocol in PROTOCOLS {
+        let (alice, bob) = (user(protocol, "alice"), user(protocol, "bob"));
+        let mut server = Server::start(protocol, &[alice.clone(), bob.clone()]).await;
+        let client = XrayClient::many([server.link(&alice), server.link(&bob)]).await.unwrap();
+        let [first, second] = &client.tunnels()[..] else { panic!("two tunnels") };
+        let (hers, his) = (
+            first.hold(&target.slow_url(), SOON).await.unwrap(),
+            second.hold(&target.slow_url(), SOON).await.unwrap(),
+        );
+        // What ten thousand connections would leave.
+        let line = "2026/11/23 11:11:31.730206 from 192.0.2.1:4711 accepted tcp:example.org:443 [vpn-in -> direct] email: alice\n";
+        let mut log = fs::File::options().append(true).open(server.file("access.log")).unwrap();
+        log.write_all(line.repeat(15_000).as_bytes()).unwrap();
+        eventually("the log is freed", SOON, async || log.metadata().unwrap().blocks() * 512 < 100_000).await;
+
+        server.restart_agent();
+        let everybody = [alice.clone(), bob.clone()];
+        server.engine.converge(&everybody, server.pid()).await.unwrap();
+        let since = Instant::now();
+        server.remove(&[&bob]).await;
+        ends_in_time(&server, 1, since, "known from before the log was freed").await;
+        assert!(since.elapsed() < Duration::from_millis(400), "it was only found by counting");
+        still_reads(&hers).await;
+        drop(his);
     }
 }
 

@@ -38,11 +38,33 @@ async fn private_destinations_are_refused_at_once_by_address_and_by_name_unless_
 
         let requests = target.requests();
         for private in [
-            "127.0.0.1", "127.0.0.3", "127.255.255.254", "0.0.0.0", "[::1]", "[::]", "[::ffff:127.0.0.1]",
-            "[::127.0.0.1]", "[64:ff9b::7f00:1]", "10.0.0.1", "100.64.0.1", "169.254.169.254", "172.16.0.1",
-            "192.168.0.1", "[fd00:ec2::254]", "[fe80::1]", "[fd76:706e::1]", "224.0.0.1", "255.255.255.255",
+            "127.0.0.1",
+            "127.0.0.3",
+            "127.255.255.254",
+            "0.0.0.0",
+            "[::1]",
+            "[::]",
+            "[::ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::7f00:1]",
+            "10.0.0.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "172.16.0.1",
+            "192.168.0.1",
+            "[fd00:ec2::254]",
+            "[fe80::1]",
+            "[fd76:706e::1]",
+            "224.0.0.1",
+            "255.255.255.255",
             // Names, also those that are addresses in disguise.
-            "localhost", "LOCALHOST.", "localhost.localdomain", "ip6-localhost", "127.1", "2130706433", "0x7f000001",
+            "localhost",
+            "LOCALHOST.",
+            "localhost.localdomain",
+            "ip6-localhost",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
         ] {
             refused(&server, &client, &url(private)).await;
         }
@@ -135,6 +157,8 @@ async fn datagrams_of_a_removed_user_go_nowhere() {
         for socket in [&her_socket, &his_socket] {
             socket.ask("127.0.0.1", echo.port(), b"before").await;
         }
+        let by_name = hers.datagrams().await;
+        assert_eq!(by_name.ask("localhost", echo.port(), b"a name").await, b"a name", "{protocol}");
 
         server.remove(&[&bob]).await;
         // Whatever was under way has arrived.

@@ -36,10 +36,16 @@ struct Case {
 }
 
 fn cases() -> impl Strategy<Value = Case> {
-    let host = prop_oneof!["[a-z][a-z0-9]{0,20}(\\.[a-z][a-z0-9]{0,10}){1,3}", "192\\.0\\.2\\.[1-9]", "\\[2001:db8::[1-9]\\]"];
+    let host = prop_oneof![
+        "[a-z][a-z0-9]{0,20}(\\.[a-z][a-z0-9]{0,10}){1,3}",
+        "192\\.0\\.2\\.[1-9]",
+        "\\[2001:db8::[1-9]\\]"
+    ];
     let net = prop_oneof![
-        (any::<u32>(), 0_u8..=32).prop_map(|(bits, len)| IpNet::new(std::net::Ipv4Addr::from(bits).into(), len)),
-        (any::<u128>(), 0_u8..=128).prop_map(|(bits, len)| IpNet::new(std::net::Ipv6Addr::from(bits).into(), len)),
+        (any::<u32>(), 0_u8..=32)
+            .prop_map(|(bits, len)| IpNet::new(std::net::Ipv4Addr::from(bits).into(), len)),
+        (any::<u128>(), 0_u8..=128)
+            .prop_map(|(bits, len)| IpNet::new(std::net::Ipv6Addr::from(bits).into(), len)),
         Just("127.0.0.0/8".parse::<IpNet>().map_err(|_| ipnet::PrefixLenError)),
     ];
     let net = net.prop_map(|net| net.unwrap());

@@ -5,6 +5,7 @@
 //! - [`connect`]      users come and go while others are connected
 //! - [`cut`]          sessions end with access, whoever was looking
 //! - [`destinations`] what users do not reach
+//! - [`backends`]     as a child process and in a container
 //! - [`scale`]        10,000 users
 //! - [`file`]         any configuration is one that Xray reads
 #![allow(
@@ -16,6 +17,7 @@
     reason = "all of it is tests, their helpers too"
 )]
 
+mod backends;
 mod connect;
 mod cut;
 mod destinations;

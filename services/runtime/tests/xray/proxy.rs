@@ -72,7 +72,10 @@ impl Proxy {
         let mut stream = TcpStream::connect(self.socks).await.unwrap();
         stream.write_all(&[5, 1, 0]).await.unwrap();
         stream.read_exact(&mut [0; 2]).await.unwrap();
-        stream.write_all(&[&[5, command, 0][..], &address(&to.ip().to_string(), to.port())].concat()).await.unwrap();
+        stream
+            .write_all(&[&[5, command, 0][..], &address(&to.ip().to_string(), to.port())].concat())
+            .await
+            .unwrap();
         let mut answer = [0; 10];
         stream.read_exact(&mut answer).await.unwrap();
         let [5, 0, 0, 1, a, b, c, d, high, low] = answer else { panic!("SOCKS: {answer:?}") };

@@ -131,6 +131,29 @@ impl Server {
         .await;
     }
 
+    /// How many users Xray's own command line finds, in whatever inbound has them.
+    pub(crate) fn users_in_engine(&self) -> usize {
+        let inbounds = self.ask("lsi", &[]);
+        let tags =
+            inbounds["inbounds"].as_array().unwrap().iter().map(|inbound| inbound["tag"].as_str().unwrap());
+        let tags: Vec<&str> = tags.filter(|tag| tag.starts_with("vpn-in")).collect();
+        assert_eq!(tags.len(), 1, "{tags:?}");
+        self.ask("inbounduser", &[&format!("--tag={}", tags[0])])["users"].as_array().unwrap().len()
+    }
+
+    /// What a user has received, as Xray counts it.
+    pub(crate) fn bytes_to(&self, user: &EngineUser) -> u64 {
+        let name = format!("user>>>{}>>>traffic>>>downlink", user.name);
+        self.ask("stats", &[&format!("--name={name}")])["stat"]["value"].as_u64().unwrap()
+    }
+
+    fn ask(&self, what: &str, arguments: &[&str]) -> serde_json::Value {
+        let server = format!("--server=unix://{}", self.file("api.sock").display());
+        let mut command = Command::new(program("xray"));
+        command.args(["api", what, &server]).args(arguments);
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+    }
+
     /// What a client imports.
     pub(crate) fn link(&self, user: &EngineUser) -> String {
         link(&self.desired, user)
@@ -144,12 +167,7 @@ fn launch(engine: &Xray) -> Process {
     Process::spawn("xray", &command)
 }
 
-pub(crate) fn desired(
-    protocol: Protocol,
-    port: u16,
-    dest: Option<&str>,
-    allowed: &[&str],
-) -> EngineServer {
+pub(crate) fn desired(protocol: Protocol, port: u16, dest: Option<&str>, allowed: &[&str]) -> EngineServer {
     let now = "2026-11-23T00:00:00Z".parse().unwrap();
     let server = fleet::Server {
         name: "s1".parse().unwrap(),
@@ -182,9 +200,9 @@ pub(crate) fn desired(
 pub(crate) fn user(protocol: Protocol, name: &str) -> EngineUser {
     let secret = Zeroizing::new(random::<16>());
     let secret = match protocol {
-        Protocol::VlessReality => {
-            UserSecret::VlessReality(Zeroizing::new(*uuid::Builder::from_random_bytes(*secret).as_uuid().as_bytes()))
-        }
+        Protocol::VlessReality => UserSecret::VlessReality(Zeroizing::new(
+            *uuid::Builder::from_random_bytes(*secret).as_uuid().as_bytes(),
+        )),
         _ => UserSecret::Shadowsocks2022(secret),
     };
     EngineUser { name: name.parse().unwrap(), secret }
@@ -223,4 +241,3 @@ fn random<const N: usize>() -> [u8; N] {
     getrandom::fill(&mut bytes).unwrap();
     bytes
 }
-

@@ -11,7 +11,13 @@
 //!   - [`follow`]      a task that looks after it
 //! - [`files`]       in the run directory, with the engine as a neighbour
 //!
-//! 26.3.27 is what all of this was tried with.
+//! 26.3.27 is what all of this was tried with. What it leaves open:
+//!
+//! - A UDP socket of a user's program reaches one destination at a time; the reason is in [`config`].
+//! - With 10,000 users, Shadowsocks takes 15 ms to let one in and 30 ms to let one out; see [`users`].
+//! - Who is removed sends no more datagrams over Shadowsocks, but one destination that sends without being asked is
+//!   still heard for up to eight minutes.
+//! - The log of who connected holds destinations, so no more than a mebibyte of it is kept.
 
 mod access_log;
 mod api;
@@ -134,17 +140,14 @@ impl Engine for Xray {
     }
 
     async fn ready(&self, deadline: Instant) -> Result<(), Error> {
+        let mut last = Error::new(Code::RUNTIME_ENGINE_FAILED, "Xray does not answer".to_owned());
         let asking = async {
-            while self.api.tags().await.is_err() {
+            while let Err(error) = self.api.tags().await {
+                last = error;
                 tokio::time::sleep(ASK_EVERY).await;
             }
         };
-        match tokio::time::timeout_at(deadline, asking).await {
-            Ok(()) => Ok(()),
-            Err(_) => Err(self.api.tags().await.err().unwrap_or_else(|| {
-                Error::new(Code::RUNTIME_ENGINE_FAILED, "Xray answered too late".to_owned())
-            })),
-        }
+        tokio::time::timeout_at(deadline, asking).await.map_err(|_| last)
     }
 
     async fn converge(&self, users: &[EngineUser], pid: u32) -> Result<Converged, Error> {

@@ -3,7 +3,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::Instant,
 };
@@ -88,7 +88,7 @@ impl Owners {
     }
 
     /// Writes down who is there, for an agent that is started anew.
-    pub(super) fn write(&self, path: &PathBuf) -> Result<(), Error> {
+    pub(super) fn write(&self, path: &Path) -> Result<(), Error> {
         use std::fmt::Write as _;
         let mut text = String::new();
         for (peer, owner) in &self.by_peer {

@@ -131,15 +131,17 @@ impl Sessions {
         let (many, long) = (state.owners.are_many(), state.log.is_long());
         let Some(pid) = state.pid.filter(|_| many || long) else { return Ok(()) };
         let at = Instant::now();
-        let there = sockets::connections(pid, self.port).map_err(|error| self.cannot("list", &error))?;
-        state.owners.keep(&there.iter().map(|connection| connection.peer).collect(), at);
-        if !long {
-            return Ok(());
+        let listed = sockets::connections(pid, self.port).map(|there| {
+            state.owners.keep(&there.iter().map(|connection| connection.peer).collect(), at);
+        });
+        if long {
+            // Whatever is wrong, the log must not grow for ever: where the disk is full it may be what fills it. Only
+            // an agent that starts anew misses what could not be written down.
+            let written = state.owners.write(&self.run_dir.join(SESSIONS));
+            state.log.free().map_err(|error| Error::file("free", &self.run_dir.join(ACCESS_LOG), &error))?;
+            written?;
         }
-        // Even where the disk is full: the log is what fills it, and only an agent that starts anew misses this.
-        let written = state.owners.write(&self.run_dir.join(SESSIONS));
-        state.log.free().map_err(|error| Error::file("free", &self.run_dir.join(ACCESS_LOG), &error))?;
-        written
+        listed.map_err(|error| self.cannot("list", &error))
     }
 
     fn end_where(&self, pid: Option<u32>, end: impl Fn(&SocketAddr) -> bool) -> Result<usize, Error> {

@@ -40,6 +40,9 @@ const AT_ONCE: usize = 16;
 /// Reading one user's key takes Shadowsocks 1.3 µs, so a quarter of a second goes by before many changes are made
 /// by a new inbound, which UDP sessions notice.
 const KEYS_READ: usize = 200_000;
+/// Each Shadowsocks user who leaves costs a placeholder, which is read like any other user's key: so many of them add
+/// a millisecond to every change.
+const PLACEHOLDERS: usize = 1_000;
 /// A handshake that was accepted with an account which is gone by now has its line in the log after so long.
 const LATE_LINE: Duration = Duration::from_millis(50);
 
@@ -48,8 +51,8 @@ pub(super) struct Users {
     protocol: Protocol,
     api: Api,
     sessions: Arc<Sessions>,
-    /// One change after the other: each looks at what is there first.
-    changing: Mutex<()>,
+    /// One change after the other: each looks at what is there first. And so many placeholders there are.
+    changing: Mutex<usize>,
 }
 
 /// What leads from the users that are there to those that should be.
@@ -63,21 +66,22 @@ struct Change {
 
 impl Users {
     pub(super) fn new(protocol: Protocol, api: Api, sessions: Arc<Sessions>) -> Self {
-        Self { protocol, api, sessions, changing: Mutex::new(()) }
+        Self { protocol, api, sessions, changing: Mutex::new(0) }
     }
 
     /// Exactly these, and no session of anybody else.
     pub(super) async fn converge(&self, users: &[EngineUser], pid: u32) -> Result<Converged, Error> {
         let wanted = accounts(self.protocol, users)?;
-        let _changing = self.changing.lock().await;
+        let mut placeholders = self.changing.lock().await;
         self.sessions.allow_only(pid, users.iter().map(|user| user.name.as_str()));
         let tag = self.only_inbound().await?;
         let mut there = by_name(self.api.users(&tag).await?);
         let mut change = Change::between(wanted, &mut there);
+        *placeholders = there.keys().filter(|name| is_placeholder(name)).count();
         change.leave = there.into_keys().filter(|name| !is_placeholder(name)).collect();
         let converged =
             Converged { added: change.join.len() + change.change.len(), removed: change.leave.len() };
-        self.make(&tag, change).await?;
+        self.make(&tag, change, &mut placeholders).await?;
         // Also those who lost access while nobody was looking.
         self.end_sessions(Vec::new()).await?;
         Ok(converged)
@@ -86,7 +90,7 @@ impl Users {
     /// These too. Who is there with another account gets this one, and the sessions opened with the old one end.
     pub(super) async fn add(&self, users: &[EngineUser], pid: u32) -> Result<(), Error> {
         let users = accounts(self.protocol, users)?;
-        let _changing = self.changing.lock().await;
+        let mut placeholders = self.changing.lock().await;
         let tag = self.inbound().await?;
         self.sessions.allow(pid, users.iter().map(|user| user.email.as_str()));
         let taken =
@@ -95,26 +99,39 @@ impl Users {
             return Ok(());
         }
         let mut there = by_name(self.api.users(&tag).await?);
-        self.make(&tag, Change::between(taken, &mut there)).await
+        self.make(&tag, Change::between(taken, &mut there), &mut placeholders).await
     }
 
     /// Not these, and none of their sessions.
     pub(super) async fn remove(&self, users: &[UserName], pid: u32) -> Result<(), Error> {
-        let _changing = self.changing.lock().await;
+        let mut placeholders = self.changing.lock().await;
         self.sessions.forbid(pid, users.iter().map(UserName::as_str));
         let leave: Vec<String> = users.iter().map(UserName::to_string).collect();
         let left = match self.inbound().await {
-            Ok(tag) => self.make(&tag, Change { leave: leave.clone(), ..Change::default() }).await,
+            Ok(tag) => {
+                let change = Change { leave: leave.clone(), ..Change::default() };
+                self.make(&tag, change, &mut placeholders).await
+            }
             Err(error) => Err(error),
         };
         // Whatever the engine said: who may not connect has no session.
         self.end_sessions(leave).await.and(left)
     }
 
-    async fn make(&self, tag: &str, change: Change) -> Result<(), Error> {
-        let changes = change.leave.len() + change.change.len() + change.join.len();
-        if changes == 0 || self.are_many(tag, changes).await? && self.replace_inbound(tag, &change).await? {
+    async fn make(&self, tag: &str, change: Change, placeholders: &mut usize) -> Result<(), Error> {
+        let leaving = change.leave.len() + change.change.len();
+        let changes = leaving + change.join.len();
+        if changes == 0 {
             return Ok(());
+        }
+        let replace = *placeholders + leaving > PLACEHOLDERS || self.are_many(tag, changes).await?;
+        if replace && self.protocol == Protocol::Shadowsocks2022 && self.replace_inbound(tag, &change).await?
+        {
+            *placeholders = 1;
+            return Ok(());
+        }
+        if self.protocol == Protocol::Shadowsocks2022 {
+            *placeholders += leaving;
         }
         let changed: Vec<String> = change.change.iter().map(|user| user.email.clone()).collect();
         self.leave(tag, change.leave.into_iter().chain(changed.iter().cloned()).collect()).await?;

@@ -70,7 +70,7 @@ impl Api {
         Self { channel }
     }
 
-    /// Whether the engine answers; on the way, the tags of its inbounds.
+    /// The tags of its inbounds. The engine answers when all of them listen: its API starts after them.
     pub(super) async fn tags(&self) -> Result<Vec<String>, Error> {
         let inbounds: Inbounds =
             self.call(service!(handler "ListInbounds"), ListInbounds { only_tags: true }).await?;
