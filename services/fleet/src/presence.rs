@@ -79,6 +79,11 @@ impl Heard {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).since = now;
     }
 
+    /// A pause of this replica's own, after which silence proves nothing. An agent announces itself more often.
+    fn too_long(&self) -> Duration {
+        self.lost_after / 2
+    }
+
     /// Whether the node was silent for too long.
     pub fn misses(&self, node: &NodeName, now: Instant) -> bool {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -108,18 +113,18 @@ pub(crate) async fn watch(ctx: Arc<Ctx>) {
         looks.tick().await;
         let (now, seen) = (Instant::now(), ctx.bus.connection());
         // A look that comes late means that this process slept: what was sent meanwhile is still to be read.
-        let slept = now.duration_since(looked) > every * 2;
+        let slept = now.duration_since(looked) > ctx.heard.too_long();
         if slept || seen.is_none() || seen != connection {
             ctx.heard.deaf_until(now);
             connection = seen;
         } else {
-            lose_silent(&ctx, now, every).await;
+            lose_silent(&ctx, now).await;
         }
         looked = Instant::now();
     }
 }
 
-async fn lose_silent(ctx: &Ctx, now: Instant, every: Duration) {
+async fn lose_silent(ctx: &Ctx, now: Instant) {
     let silent: Vec<NodeName> = ctx
         .store
         .nodes()
@@ -128,24 +133,23 @@ async fn lose_silent(ctx: &Ctx, now: Instant, every: Duration) {
         .map(|node| node.announced.node.clone())
         .collect();
     for name in silent {
-        // The read is also a round trip: a bus that is slow or away now may have been so all the time.
-        let connection = ctx.bus.connection();
-        let hears = || connection.is_some() && ctx.bus.connection() == connection && now.elapsed() < every;
-        let span = info_span!(
-            "node lost",
-            otel.name = "fleet node lost",
-            vpn.service = "fleet",
-            vpn.sample = "always"
-        );
-        let stored = ctx
-            .store
-            .change_node(&name, |node| node.filter(|_| hears()).and_then(|node| lost(node, Timestamp::now())))
-            .instrument(span)
-            .await;
-        match stored {
-            Ok(_) if !hears() => return ctx.heard.deaf_until(Instant::now()),
+        // The node is read before it is changed. That is also a round trip: a bus that is slow or away now may
+        // have been so all the time.
+        let (asked, connection) = (Instant::now(), ctx.bus.connection());
+        let hears = || {
+            let same = connection.is_some() && ctx.bus.connection() == connection;
+            same && asked.elapsed() < ctx.heard.too_long()
+        };
+        let decide = |node: Option<&Node>| {
+            let misses = hears() && ctx.heard.misses(&name, Instant::now());
+            node.filter(|_| misses).and_then(|node| lost(node, Timestamp::now()))
+        };
+        let span = info_span!("lose", otel.name = "node lost", vpn.service = "fleet", vpn.sample = "always");
+        match ctx.store.change_node(&name, decide).instrument(span).await {
             Ok(true) => tracing::warn!(node = %name, "the node is not heard any more"),
-            Ok(false) => {}
+            // It is heard again, or another replica was first.
+            Ok(false) if hears() => {}
+            Ok(false) => return ctx.heard.deaf_until(Instant::now()),
             Err(error) => {
                 tracing::warn!(%error, node = %name, "that the node is not heard could not be stored");
                 return ctx.heard.deaf_until(Instant::now());

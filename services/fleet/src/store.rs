@@ -4,7 +4,7 @@
 //! whole bucket: the server refuses it where anything changed after what it was decided on, whichever replica
 //! did, and it is decided anew. In one process a lock puts changes in line, so that they do not refuse each other.
 
-use std::{collections::BTreeMap, sync::RwLockReadGuard};
+use std::sync::RwLockReadGuard;
 
 use bus::{Bucket, Bus, Entry, Shutdown, View, bucket::WriteError};
 use contract::{
@@ -13,7 +13,11 @@ use contract::{
 };
 use tokio::sync::Mutex;
 
-use crate::{config::CONFLICTS_MAX, error::Error, placement::Servers};
+use crate::{
+    config::CONFLICTS_MAX,
+    error::Error,
+    placement::{Nodes, Servers},
+};
 
 /// What a change of the servers comes down to.
 pub(crate) enum Step {
@@ -23,6 +27,14 @@ pub(crate) enum Step {
     Delete(Server),
     /// It is as it should be.
     Keep(Server),
+}
+
+/// A decision, and what it was made on.
+pub(crate) struct Decided<T> {
+    /// The decision.
+    pub(crate) decision: T,
+    /// The revision of the servers' bucket.
+    servers: u64,
 }
 
 /// Nodes and servers.
@@ -52,7 +64,7 @@ impl Store {
     }
 
     /// The nodes, by name.
-    pub(crate) fn nodes(&self) -> RwLockReadGuard<'_, BTreeMap<String, Node>> {
+    pub(crate) fn nodes(&self) -> RwLockReadGuard<'_, Nodes> {
         self.node_view.read()
     }
 
@@ -85,18 +97,37 @@ impl Store {
         Err(WriteError::Conflict.into())
     }
 
-    /// Changes one server; `decide` gets all of them as they are. Returns it as it is now, as a deleted one was;
-    /// then a read shows it.
+    /// What `decide` says of nodes and servers as they are. A view may be milliseconds behind another replica's
+    /// change, so a refusal counts only where nothing has changed since what it was decided on.
+    pub(crate) async fn decide<T>(
+        &self,
+        mut decide: impl FnMut(&Nodes, &Servers) -> Result<T, Error>,
+    ) -> Result<Decided<T>, Error> {
+        for _ in 0..CONFLICTS_MAX {
+            // First the revisions, then the content: what comes in between is noticed, at worst twice.
+            let (nodes, servers) = (self.node_view.revision(), self.server_view.revision());
+            let refusal = match decide(&self.nodes(), &self.servers()) {
+                Ok(decision) => return Ok(Decided { decision, servers }),
+                Err(refusal) => refusal,
+            };
+            let now = tokio::try_join!(self.node_bucket.revision(), self.server_bucket.revision())?;
+            if now == (nodes, servers) {
+                return Err(refusal);
+            }
+            tokio::join!(self.node_view.caught_up(now.0), self.server_view.caught_up(now.1));
+        }
+        Err(Refusal::from(WriteError::Conflict).into())
+    }
+
+    /// Changes one server. Returns it as it is now, or as a deleted one was; then a read shows it.
     pub(crate) async fn change_server(
         &self,
-        mut decide: impl FnMut(&Servers) -> Result<Step, Error>,
+        mut decide: impl FnMut(&Nodes, &Servers) -> Result<Step, Error>,
     ) -> Result<Server, Error> {
         let _in_line = self.changing.lock().await;
         for _ in 0..CONFLICTS_MAX {
-            // First the revision, then the content: what comes in between is a conflict, never a change unseen.
-            let last = self.server_view.revision();
-            let step = decide(&self.servers())?;
-            let (server, stored, event) = match step {
+            let Decided { decision, servers: last } = self.decide(&mut decide).await?;
+            let (server, stored, event) = match decision {
                 Step::Keep(server) => return Ok(server),
                 Step::Write(server, event) => (server.clone(), Some(server), event),
                 Step::Delete(server) => (server, None, ServerEvent::Deleted),

@@ -110,6 +110,14 @@ impl<S: State> Bucket<S> {
         Ok(self.last(key).await?.map(|(entry, _)| entry))
     }
 
+    /// The revision of the last change of the whole bucket.
+    pub async fn revision(&self) -> Result<u64, Error> {
+        match self.stream.get_info().await {
+            Ok(info) => Ok(info.state.last_sequence),
+            Err(error) => Err(jetstream_failed(&format!("read {}", S::BUCKET.name), &error)),
+        }
+    }
+
     async fn last(&self, key: &str) -> Result<Option<(Entry<S>, HeaderMap)>, Error> {
         match self.stream.direct_get_last_for_subject(S::BUCKET.subject(key)).await {
             Ok(message) => {

@@ -24,12 +24,13 @@ pub(crate) async fn create_server(ctx: Arc<Ctx>, request: CreateServer) -> Resul
     let mut warnings = Vec::new();
     let mut asked = None;
     if let Some(reality) = &request.reality {
-        let Server { node, .. } = decide(&request, &ctx.store.nodes(), &ctx.store.servers(), None)?;
+        let first = ctx.store.decide(|nodes, servers| decide(&request, nodes, servers, None)).await?;
+        let node = first.decision.node;
         warnings.extend(dest::warning(&ctx, &node, reality).await?);
         asked = Some(node);
     }
-    let change = ctx.store.change_server(|servers| {
-        let server = decide(&request, &ctx.store.nodes(), servers, asked.as_ref())?;
+    let change = ctx.store.change_server(|nodes, servers| {
+        let server = decide(&request, nodes, servers, asked.as_ref())?;
         Ok(Step::Write(server, ServerEvent::Created))
     });
     let server = change.await?;

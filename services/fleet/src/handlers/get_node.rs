@@ -8,6 +8,9 @@ use crate::{Ctx, error::Error};
 
 /// As it is in memory, which follows the bucket.
 pub(crate) async fn get_node(ctx: Arc<Ctx>, request: GetNode) -> Result<Node, Error> {
-    let node = ctx.store.nodes().get(request.name.as_str()).cloned();
-    node.ok_or(Error::NodeNotFound(request.name))
+    let name = request.name;
+    let found = ctx.store.decide(|nodes, _| {
+        nodes.get(name.as_str()).cloned().ok_or_else(|| Error::NodeNotFound(name.clone()))
+    });
+    Ok(found.await?.decision)
 }

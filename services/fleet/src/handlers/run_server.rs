@@ -12,7 +12,7 @@ use crate::{Ctx, error::Error, store::Step};
 /// A start of what runs and a stop of what does not are done already. A restart also starts what is stopped.
 pub(crate) async fn run_server(ctx: Arc<Ctx>, request: RunServer) -> Result<Server, Error> {
     let name = request.name;
-    let change = ctx.store.change_server(|servers| {
+    let change = ctx.store.change_server(|_, servers| {
         let found = servers.get(name.as_str()).ok_or_else(|| Error::ServerNotFound(name.clone()))?;
         let mut server = Server { updated_at: Timestamp::now(), ..found.clone() };
         let event = match request.run {

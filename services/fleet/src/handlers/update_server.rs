@@ -18,11 +18,11 @@ use crate::{
 /// What is absent stays, and what stays as it is is not looked at again: neither the port nor the dest.
 pub(crate) async fn update_server(ctx: Arc<Ctx>, request: UpdateServer) -> Result<ServerReply, Error> {
     let mut warnings = Vec::new();
-    let (old, new) = decide(&request, &ctx.store.servers())?;
+    let (old, new) = ctx.store.decide(|_, servers| decide(&request, servers)).await?.decision;
     if let Some(reality) = new.reality.as_ref().filter(|_| new.reality != old.reality) {
         warnings.extend(dest::warning(&ctx, &new.node, reality).await?);
     }
-    let change = ctx.store.change_server(|servers| {
+    let change = ctx.store.change_server(|_, servers| {
         let (old, new) = decide(&request, servers)?;
         if old == new {
             return Ok(Step::Keep(old));
