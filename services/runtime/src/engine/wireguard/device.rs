@@ -3,7 +3,7 @@
 //! It starts with `CAP_NET_ADMIN`, sets up what [`super::network`] and [`super::firewall`] describe, and has given all
 //! of its rights up before the first packet comes in. It knows no key: the agent brings them by the control socket.
 
-use std::{fmt, io, net::IpAddr, num::NonZeroUsize, path::PathBuf, thread};
+use std::{fmt, io, net::IpAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread};
 
 use contract::{Code, Port};
 use gotatun::device::{self, uapi::UapiServer};
@@ -12,6 +12,7 @@ use tokio::{
     net::UnixListener,
     runtime,
     signal::unix::{SignalKind, signal},
+    sync::Semaphore,
 };
 
 use super::{
@@ -46,20 +47,30 @@ pub struct DeviceConfig {
 /// would keep its rights (and the device refuses to run then). Errors: `runtime.not_permitted`,
 /// `runtime.port_in_use`, `runtime.engine_failed`.
 pub fn run_device(config: &DeviceConfig) -> Result<(), Error> {
-    let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(THREADS);
+    let confined = Arc::new(Semaphore::new(0));
+    let confines = Arc::clone(&confined);
     let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(cores.min(THREADS))
+        .worker_threads(threads)
         .max_blocking_threads(1)
         .thread_name("wireguard")
         .enable_all()
-        .on_thread_start(|| {
+        .on_thread_start(move || {
             // What has not worked is found when all threads are looked at, before the device runs.
             let _ = confine::this_thread();
+            confines.add_permits(1);
         })
         .build()
         .map_err(|error| failed("start threads", &error))?;
     runtime.block_on(async {
         let network = Network::set_up(config).await?;
+        let threads = u32::try_from(threads).unwrap_or(u32::MAX);
+        let confined =
+            confined.acquire_many(threads).await.map_err(|error| failed("start threads", &error))?;
+        confined.forget();
+        confine::this_thread()
+            .and_then(|()| confine::nothing_is_left())
+            .map_err(|error| failed("give up its rights", &error))?;
         network.run().await
     })
 }
@@ -91,9 +102,6 @@ impl Network {
         })?;
         let control = control::listen(run_dir)
             .map_err(|error| failed(format_args!("listen in {}", run_dir.display()), &error))?;
-        confine::this_thread()
-            .and_then(|()| confine::nothing_is_left())
-            .map_err(|error| failed("give up its rights", &error))?;
         Ok(Self { _firewall: firewall, tun, socket, control })
     }
 

@@ -1,8 +1,9 @@
 //! Addresses, routes and the kernel's settings, so that packets find their way between the tunnel and the world.
 //!
 //! Every server has the same addresses and the same subnet, because a user has one address on all of them. Where two
-//! share a network (child processes of one host), the route by address leads to one of them only; so each also has a
-//! routing table of its own, for packets that bear its mark, and `super::firewall` marks what belongs to its users.
+//! share a network (child processes of one host), a route by address would lead to one of them only, and it would take
+//! from the host whatever part of 10.64.0.0/10 it has a use for itself. So each server has a routing table of its own,
+//! for packets that bear its mark, and `super::firewall` marks what belongs to its users.
 //!
 //! The routes are gone with the interface. The rules that lead marked packets to the table stay when the process ends:
 //! it has given up the right to remove them. Without marked packets, and without the table, they have no effect, and
@@ -28,7 +29,9 @@ const NEW_ROUTE: u16 = 24;
 const NEW_RULE: u16 = 32;
 const DELETE_RULE: u16 = 33;
 /// `IFA_F_NODAD`: nobody else is on the link to have the address.
-const NO_DUPLICATES: u8 = 2;
+const NO_DUPLICATES: u32 = 0x2;
+/// `IFA_F_NOPREFIXROUTE`: no route to the subnet in the main table.
+const NO_ROUTE: u32 = 0x200;
 /// `RTPROT_STATIC`: made by an administrator, or somebody in his place.
 const STATIC: u8 = 4;
 /// `RT_SCOPE_LINK`: directly reachable, which is all that a tunnel knows.
@@ -75,17 +78,18 @@ impl Subnet {
 /// Gives the interface its addresses and its routes, and lets the kernel forward.
 pub(super) fn set_up(interface: &str, index: u32) -> io::Result<()> {
     let mut routing = Netlink::open(Netlink::ROUTE)?;
+    require("net/ipv4/ip_forward", "1")?;
+    // Strict reverse path checks, where the host has them, must look at the mark to find the right table. In a
+    // container this can't be written; there is one server in it, for which the main table will do.
+    let marks_count = write(&format!("net/ipv4/conf/{interface}/src_valid_mark"), "1").is_ok();
     for subnet in Subnet::both() {
-        match subnet.server {
-            IpAddr::V4(_) => forward_v4(interface)?,
-            IpAddr::V6(_) => {
-                if let Err(error) = forward_v6(interface) {
-                    tracing::info!(%error, "users have no IPv6: the host does not forward it");
-                    continue;
-                }
-            }
+        if subnet.server.is_ipv6()
+            && let Err(error) = forward_v6(interface)
+        {
+            tracing::info!(%error, "users have no IPv6: the host does not forward it");
+            continue;
         }
-        connect(&mut routing, interface, index, &subnet)?;
+        connect(&mut routing, interface, index, &subnet, marks_count)?;
     }
     Ok(())
 }
@@ -96,12 +100,19 @@ pub(super) fn clear(interface: &str) -> io::Result<()> {
     Subnet::both().iter().try_for_each(|subnet| remove_rules(&mut routing, interface, subnet))
 }
 
-fn connect(routing: &mut Netlink, interface: &str, index: u32, subnet: &Subnet) -> io::Result<()> {
+fn connect(
+    routing: &mut Netlink,
+    interface: &str,
+    index: u32,
+    subnet: &Subnet,
+    marks_count: bool,
+) -> io::Result<()> {
     let (family, prefix) = (subnet.family(), subnet.net.prefix_len());
-    // struct ifaddrmsg: family, prefix, flags, scope, index; IFA_ADDRESS, IFA_LOCAL
-    let header = [&[family, prefix, NO_DUPLICATES, 0][..], &index.to_ne_bytes()].concat();
+    let flags = if marks_count { NO_DUPLICATES | NO_ROUTE } else { NO_DUPLICATES };
+    // struct ifaddrmsg: family, prefix, flags, scope, index; IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS
+    let header = [&[family, prefix, 0, 0][..], &index.to_ne_bytes()].concat();
     let address = bytes(subnet.server);
-    let address = Attributes::new().bytes(1, &address).bytes(2, &address);
+    let address = Attributes::new().bytes(1, &address).bytes(2, &address).ne32(8, flags);
     let address = Message::new(NEW_ADDRESS, CREATE | REPLACE, &header, &address);
 
     // struct rtmsg: family, prefixes of destination and source, tos, table, protocol, scope, type, flags; RTA_DST,
@@ -143,14 +154,6 @@ fn bytes(address: IpAddr) -> Vec<u8> {
         IpAddr::V4(address) => address.octets().to_vec(),
         IpAddr::V6(address) => address.octets().to_vec(),
     }
-}
-
-fn forward_v4(interface: &str) -> io::Result<()> {
-    require("net/ipv4/ip_forward", "1")?;
-    // Strict reverse path checks, where the host has them, must look at the mark to find the right table. In a
-    // container this can't be written, and there is one server in it.
-    let _ = write(&format!("net/ipv4/conf/{interface}/src_valid_mark"), "1");
-    Ok(())
 }
 
 fn forward_v6(interface: &str) -> io::Result<()> {

@@ -187,8 +187,7 @@ impl Batch {
     }
 
     /// Adds a rule at the end of a chain of ours.
-    pub(super) fn add_rule(&mut self, table: &str, chain: &Chain, rule: impl FnOnce(Rule) -> Rule) {
-        let rule = rule(Rule::default());
+    pub(super) fn add_rule(&mut self, table: &str, chain: &Chain, rule: Rule) {
         self.push(Verb::NewRule, CREATE | APPEND, &in_chain(table, chain.name).nest(4, rule.expressions()));
     }
 

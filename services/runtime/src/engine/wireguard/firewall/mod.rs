@@ -30,6 +30,8 @@
 //! }
 //! ```
 //!
+//! where `reject` stands for two rules: a reset for TCP, which has no limit, and an ICMP error for the rest.
+//!
 //! The marks are for hosts with several servers: all of them have the same subnet, so the way back to a user is found
 //! by who opened the connection and not by the address (`super::network`).
 //!
@@ -51,7 +53,7 @@ use ipnet::IpNet;
 use self::{
     batch::{Batch, Chain, Family, Netfilter},
     ranges::Ranges,
-    rule::{ECHO_REQUEST_V4, ECHO_REQUEST_V6},
+    rule::{ECHO_REQUEST_V4, ECHO_REQUEST_V6, Rule},
 };
 use super::network;
 use crate::engine::private;
@@ -122,61 +124,73 @@ pub(super) fn clear(interface: &str) -> io::Result<()> {
 }
 
 fn table(batch: &mut Batch, interface: &str, reach: &Reach, owned: bool) {
-    let table = interface;
-    let mark = network::mark(interface);
-    batch.drop_table(table);
-    batch.add_table(table, owned);
+    batch.drop_table(interface);
+    batch.add_table(interface, owned);
     for (name, nets) in [("private", &reach.private), ("allowed", &reach.allowed)] {
         let ranges = Ranges::of(nets);
-        batch.add_set(table, &set_name(name, Family::V4), Family::V4, &ranges.v4);
-        batch.add_set(table, &set_name(name, Family::V6), Family::V6, &ranges.v6);
+        batch.add_set(interface, &set_name(name, Family::V4), Family::V4, &ranges.v4);
+        batch.add_set(interface, &set_name(name, Family::V6), Family::V6, &ranges.v6);
     }
-
-    let chain = Chain::PREROUTING;
-    batch.add_chain(table, &chain);
-    batch.add_rule(table, &chain, |rule| rule.from(interface).mark_packet(mark).mark_connection(mark));
-    batch.add_rule(table, &chain, |rule| rule.connection_marked(mark).mark_packet(mark));
-
-    let chain = Chain::OUTPUT;
-    batch.add_chain(table, &chain);
-    batch.add_rule(table, &chain, |rule| rule.connection_marked(mark).mark_packet(mark));
-
-    let chain = Chain::INPUT;
-    batch.add_chain(table, &chain);
-    let server = WireguardAddress::SERVER;
-    batch.add_rule(table, &chain, |rule| {
-        rule.from(interface).bound_for(server.v4().into()).icmp(Family::V4, ECHO_REQUEST_V4).accept()
-    });
-    batch.add_rule(table, &chain, |rule| {
-        rule.from(interface).bound_for(server.v6().into()).icmp(Family::V6, ECHO_REQUEST_V6).accept()
-    });
-    refuse_private(batch, table, &chain, interface);
-    for family in Family::BOTH {
-        batch.add_rule(table, &chain, |rule| {
-            rule.from(interface).bound_for_one_of(family, &set_name("allowed", family)).accept()
-        });
-    }
-    batch.add_rule(table, &chain, |rule| rule.from(interface).reject());
-
-    let chain = Chain::FORWARD;
-    batch.add_chain(table, &chain);
-    batch.add_rule(table, &chain, |rule| rule.from(interface).under_way().accept());
-    refuse_private(batch, table, &chain, interface);
-    batch.add_rule(table, &chain, |rule| rule.from(interface).accept());
-    batch.add_rule(table, &chain, |rule| rule.to(interface).under_way().accept());
-    batch.add_rule(table, &chain, |rule| rule.to(interface).drop());
-
-    let chain = Chain::POSTROUTING;
-    batch.add_chain(table, &chain);
-    batch.add_rule(table, &chain, |rule| rule.packet_marked(mark).not_to(interface).masquerade());
+    marks(batch, interface);
+    input(batch, interface);
+    forward(batch, interface);
 }
 
-fn refuse_private(batch: &mut Batch, table: &str, chain: &Chain, interface: &str) {
+fn marks(batch: &mut Batch, interface: &str) {
+    let mark = network::mark(interface);
+    let marked = || Rule::default().connection_marked(mark);
+    batch.add_chain(interface, &Chain::PREROUTING);
+    batch.add_rule(interface, &Chain::PREROUTING, from(interface).mark_packet(mark).mark_connection(mark));
+    batch.add_rule(interface, &Chain::PREROUTING, marked().mark_packet(mark));
+    batch.add_chain(interface, &Chain::OUTPUT);
+    batch.add_rule(interface, &Chain::OUTPUT, marked().mark_packet(mark));
+    let leaving = Rule::default().packet_marked(mark).not_to(interface);
+    batch.add_chain(interface, &Chain::POSTROUTING);
+    batch.add_rule(interface, &Chain::POSTROUTING, leaving.masquerade());
+}
+
+fn input(batch: &mut Batch, interface: &str) {
+    let chain = &Chain::INPUT;
+    batch.add_chain(interface, chain);
+    let to_server = |address| from(interface).bound_for(address);
+    let server = WireguardAddress::SERVER;
+    let echo = to_server(server.v4().into()).icmp(Family::V4, ECHO_REQUEST_V4);
+    batch.add_rule(interface, chain, echo.accept());
+    let echo = to_server(server.v6().into()).icmp(Family::V6, ECHO_REQUEST_V6);
+    batch.add_rule(interface, chain, echo.accept());
+    refuse_private(batch, chain, interface);
     for family in Family::BOTH {
-        batch.add_rule(table, chain, |rule| {
-            rule.from(interface).bound_for_one_of(family, &set_name("private", family)).reject()
-        });
+        let allowed = from(interface).bound_for_one_of(family, &set_name("allowed", family));
+        batch.add_rule(interface, chain, allowed.accept());
     }
+    refuse(batch, chain, interface, || from(interface));
+}
+
+fn forward(batch: &mut Batch, interface: &str) {
+    let chain = &Chain::FORWARD;
+    batch.add_chain(interface, chain);
+    batch.add_rule(interface, chain, from(interface).under_way().accept());
+    refuse_private(batch, chain, interface);
+    batch.add_rule(interface, chain, from(interface).accept());
+    batch.add_rule(interface, chain, Rule::default().to(interface).under_way().accept());
+    batch.add_rule(interface, chain, Rule::default().to(interface).drop());
+}
+
+fn from(interface: &str) -> Rule {
+    Rule::default().from(interface)
+}
+
+fn refuse_private(batch: &mut Batch, chain: &Chain, interface: &str) {
+    for family in Family::BOTH {
+        let private = set_name("private", family);
+        refuse(batch, chain, interface, || from(interface).bound_for_one_of(family, &private));
+    }
+}
+
+/// Says so to the user, who then need not wait for a timeout.
+fn refuse(batch: &mut Batch, chain: &Chain, interface: &str, whom: impl Fn() -> Rule) {
+    batch.add_rule(interface, chain, whom().reset());
+    batch.add_rule(interface, chain, whom().reject());
 }
 
 fn set_name(name: &str, family: Family) -> String {

@@ -15,6 +15,7 @@ pub(super) const ECHO_REQUEST_V4: u8 = 8;
 pub(super) const ECHO_REQUEST_V6: u8 = 128;
 
 const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_TCP: u8 = 6;
 const IPPROTO_ICMPV6: u8 = 58;
 /// `NF_CT_STATE_BIT(IP_CT_ESTABLISHED) | NF_CT_STATE_BIT(IP_CT_RELATED)`
 const ESTABLISHED_OR_RELATED: u32 = 1 << 1 | 1 << 2;
@@ -149,7 +150,14 @@ impl Rule {
         self.expression("masq", &Attributes::new())
     }
 
-    /// `reject with icmpx admin-prohibited`: said to the user, who then need not wait for a timeout.
+    /// `meta l4proto tcp reject with tcp reset`: Linux sends these however many there are.
+    pub(super) fn reset(self) -> Self {
+        // NFTA_REJECT_TYPE: NFT_REJECT_TCP_RST
+        let tcp = self.meta(Meta::Transport).compare(Is::Equal, &[IPPROTO_TCP]);
+        tcp.expression("reject", &Attributes::new().be32(1, 1))
+    }
+
+    /// `reject with icmpx admin-prohibited`
     pub(super) fn reject(self) -> Self {
         // NFTA_REJECT_TYPE: NFT_REJECT_ICMPX_UNREACH; NFTA_REJECT_ICMP_CODE: NFT_REJECT_ICMPX_ADMIN_PROHIBITED
         self.expression("reject", &Attributes::new().be32(1, 2).bytes(2, &[3]))

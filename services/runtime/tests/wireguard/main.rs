@@ -1,0 +1,22 @@
+//! WireGuard with real parts: the device as a process in a network of its own, and `gotatun` as the users' clients.
+//! It takes root, for the networks.
+//!
+//! - [`world`]   what the tests share
+//! - `traffic`   pages through the tunnel, and how fast access begins and ends
+//! - `refused`   what users may not reach
+//! - `process`   what the device may do, leaves behind, and weighs
+//! - `many`      ten thousand users
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    reason = "all of it is tests, their helpers too"
+)]
+
+mod many;
+mod process;
+mod refused;
+mod traffic;
+mod world;
