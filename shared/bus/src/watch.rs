@@ -92,11 +92,12 @@ impl<S: State> Bucket<S> {
 
 impl<S: State> Watch<S> {
     /// The next changes, at least one; those that are there already come together. Undecodable ones are logged
-    /// and skipped.
+    /// and skipped, so there may be none where the last that was there when the watch began is such a one.
     pub async fn next(&mut self) -> Vec<Change<S>> {
         loop {
+            let behind = !self.is_current();
             let changes = self.read().await;
-            if !changes.is_empty() {
+            if !changes.is_empty() || (behind && self.is_current()) {
                 return changes;
             }
         }

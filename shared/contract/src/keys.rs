@@ -38,22 +38,6 @@ impl Sealed {
     }
 }
 
-/// What a user's secret for `protocol` is sealed for (WireGuard: the pre-shared key). Whoever opens it must say
-/// the same, so that no sealed value passes for another user's, an older one or another protocol's.
-pub fn user_bound_to(user: UserId, generation: u32, protocol: Protocol) -> String {
-    format!("user/{}/{generation}/{protocol}", user.0)
-}
-
-/// What a user's private WireGuard key is sealed for; only `keys` opens it.
-pub fn user_private_bound_to(user: UserId, generation: u32) -> String {
-    format!("user/{}/{generation}/wireguard-private", user.0)
-}
-
-/// What a server's private or pre-shared key is sealed for.
-pub fn server_bound_to(server: ServerId, protocol: Protocol) -> String {
-    format!("server/{}/{protocol}", server.0)
-}
-
 /// All credentials of one user.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
