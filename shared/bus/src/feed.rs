@@ -11,11 +11,10 @@ use async_nats::jetstream::{
 };
 use contract::{Code, Error, State};
 use futures::{FutureExt, StreamExt};
-use telemetry::context;
 use tokio::{sync::watch, time::sleep};
 use tracing::{Instrument, info_span};
 
-use crate::{Bucket, Change, Origin, Shutdown, error::is_transient, jetstream, stream};
+use crate::{Bucket, Change, Origin, Shutdown, error::is_transient, jetstream, origin::caused_by, stream};
 
 /// Changes that are handed over together at most: one atomic batch.
 pub const AT_ONCE: usize = 1_000;
@@ -210,7 +209,8 @@ impl<S: State> Feed<S> {
             messaging.destination.name = S::BUCKET.name,
             messaging.batch.message_count = changes.len(),
         );
-        trace_causes(&span, &changes);
+        let causes: Vec<_> = changes.iter().map(|change| change.trace.clone()).collect();
+        caused_by(&span, &causes);
         let origin = match changes.as_slice() {
             [one] => one.origin.clone(),
             _ => Origin::service(&service),
@@ -221,16 +221,5 @@ impl<S: State> Feed<S> {
     async fn bury(&self, message: &Message, error: &Error) -> Result<(), Error> {
         tracing::error!(%error, feed = self.name, subject = %message.subject, "a change goes to the dead letters");
         stream::bury(&self.bucket.bus, S::BUCKET.name, self.name, message, error).await
-    }
-}
-
-/// Causes of a span that a batch opens beyond this number are left out: a link costs memory and tells no more.
-const LINKS_MAX: usize = 32;
-
-/// Makes `span` a child of the one change that caused it, or links it to the several that did.
-pub fn trace_causes<S>(span: &tracing::Span, changes: &[Change<S>]) {
-    match changes {
-        [one] => context::set_parent(span, one.trace.clone()),
-        many => many.iter().take(LINKS_MAX).for_each(|change| context::link(span, &change.trace)),
     }
 }

@@ -83,3 +83,33 @@ pub(crate) fn trace_of(headers: Option<&HeaderMap>) -> Context {
         headers.and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned())
     })
 }
+
+/// The trace that a message or piece of work is part of.
+pub type Trace = Context;
+
+/// Causes of a span beyond this number are left out: a link costs memory and tells no more.
+const LINKS_MAX: usize = 32;
+
+/// Makes `span` a child of the one trace that caused it, or links it to the several that did.
+pub fn caused_by(span: &tracing::Span, causes: &[Trace]) {
+    match causes {
+        [one] => context::set_parent(span, one.clone()),
+        many => many.iter().take(LINKS_MAX).for_each(|cause| context::link(span, cause)),
+    }
+}
+
+/// The current span as a W3C `traceparent`, to be kept with something that outlives it.
+pub fn traceparent() -> Option<String> {
+    let mut found = None;
+    context::inject(&mut |name, value| {
+        if name == context::TRACEPARENT {
+            found = Some(value);
+        }
+    });
+    found
+}
+
+/// The trace that a kept `traceparent` names.
+pub fn trace_from(traceparent: Option<&str>) -> Trace {
+    context::extract(|name| traceparent.filter(|_| name == context::TRACEPARENT).map(str::to_owned))
+}
