@@ -83,6 +83,18 @@ impl Config {
     }
 }
 
+/// A URL without what it may hold of credentials.
+pub fn shown(url: &str) -> String {
+    url.split(',')
+        .map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            (None, Some((_, host))) => host.to_owned(),
+            _ => url.to_owned(),
+        })
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
 /// The fields of a context file that concern a connection.
 #[derive(Deserialize, Default)]
 #[serde(default)]

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, connection::State, jetstream};
-use contract::{Code, Error};
+use contract::{Code, Error, Timestamp};
 use tokio::sync::{broadcast, watch};
 
-use crate::{Auth, Config};
+use crate::{Auth, Config, config::shown};
 
 /// The oldest nats-server whose atomic batches, consumer resets and scheduled messages this system relies on.
 const OLDEST_SERVER: semver::Version = semver::Version::new(2, 14, 4);
@@ -100,6 +100,22 @@ impl Bus {
         }
     }
 
+    /// What the server's clock says; none where this bucket, which it is asked about, does not exist yet.
+    pub async fn server_time(&self, bucket: contract::Bucket) -> Result<Option<Timestamp>, Error> {
+        /// The one field that matters here; the server puts its time into it.
+        #[derive(serde::Deserialize)]
+        struct Info {
+            ts: Option<Timestamp>,
+        }
+        let asked = self.client.request(format!("$JS.API.STREAM.INFO.KV_{}", bucket.name), bytes::Bytes::new());
+        let no_answer = |why: &dyn std::fmt::Display| {
+            Error::new(Code::BUS_TIMEOUT, format!("JetStream does not say what time it has: {why}"))
+        };
+        let reply = tokio::time::timeout(JETSTREAM_WITHIN, asked).await.map_err(|late| no_answer(&late))?;
+        let reply = reply.map_err(|error| no_answer(&error))?;
+        serde_json::from_slice(&reply.payload).map(|info: Info| info.ts).map_err(|error| no_answer(&error))
+    }
+
     /// Waits until everything that was published has reached the server.
     pub async fn flush(&self) {
         let _ = tokio::time::timeout(JETSTREAM_WITHIN, self.client.flush()).await;
@@ -155,16 +171,4 @@ async fn check_jetstream(client: &Client) -> Result<(), Error> {
         }
         Err(_) => Err(Error::new(Code::BUS_NO_JETSTREAM, "JetStream does not answer within 3 s")),
     }
-}
-
-/// A URL without what it may hold of credentials.
-fn shown(url: &str) -> String {
-    url.split(',')
-        .map(|url| match (url.split_once("://"), url.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
-            (None, Some((_, host))) => host.to_owned(),
-            _ => url.to_owned(),
-        })
-        .collect::<Vec<_>>()
-        .join(",")
 }
