@@ -3,7 +3,7 @@
 use std::{marker::PhantomData, time::Duration};
 
 use async_nats::{
-    HeaderMap,
+    HeaderMap, Request,
     header::{NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID},
     jetstream::stream::{DirectGetErrorKind, Stream},
 };
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::{
     Bus,
+    connection::JETSTREAM_WITHIN,
     error::{Refusal, jetstream_failed},
     jetstream,
     origin::{self, EVENT, WRITE},
@@ -220,15 +221,15 @@ impl<S: State> Bucket<S> {
         let subject = S::BUCKET.subject(key);
         let deadline = Instant::now() + WRITE_WITHIN;
         loop {
-            let sent =
-                self.bus.jetstream.publish_with_headers(subject.clone(), headers.clone(), body.clone()).await;
-            let answer = match sent {
-                Ok(answer) => answer.await,
-                Err(error) => Err(error),
+            let publish = async {
+                let sent =
+                    self.bus.jetstream.publish_with_headers(subject.clone(), headers.clone(), body.clone());
+                sent.await?.await
             };
-            let refusal = match answer {
-                Ok(ack) => return Ok(ack.sequence),
-                Err(error) => Refusal::of_publish(&error),
+            let refusal = match self.bus.while_connected(publish).await {
+                Some(Ok(ack)) => return Ok(ack.sequence),
+                Some(Err(error)) => Refusal::of_publish(&error),
+                None => Refusal::reconnected(),
             };
             match refusal {
                 Refusal::Final(error) => return Err(WriteError::Failed(error)),
@@ -255,9 +256,10 @@ impl<S: State> Bucket<S> {
         // All tries of one batch carry the same write id, so that a commit whose answer was lost is recognised.
         let id = Uuid::now_v7().to_string();
         loop {
-            let refusal = match self.try_batch(writes, &id).await {
-                Ok(revision) => return Ok(revision),
-                Err(refusal) => refusal,
+            let refusal = match self.bus.while_connected(self.try_batch(writes, &id)).await {
+                Some(Ok(revision)) => return Ok(revision),
+                Some(Err(refusal)) => refusal,
+                None => Refusal::reconnected(),
             };
             match refusal {
                 Refusal::Final(error) => return Err(WriteError::Failed(error)),
@@ -300,12 +302,8 @@ impl<S: State> Bucket<S> {
                 continue;
             }
             // The first message learns whether batches are taken at all, the last one what came of this.
-            let reply = self
-                .bus
-                .client
-                .request_with_headers(subject, headers, body)
-                .await
-                .map_err(|e| unknown(&e))?;
+            let request = Request::new().headers(headers).payload(body).timeout(Some(JETSTREAM_WITHIN));
+            let reply = self.bus.client.send_request(subject, request).await.map_err(|e| unknown(&e))?;
             if let Ok(Answer { error: Some(error), .. }) = serde_json::from_slice(&reply.payload) {
                 return Err(Refusal::of_jetstream(error.err_code, &error.description));
             }

@@ -13,7 +13,7 @@ const OLDEST_SERVER: semver::Version = semver::Version::new(2, 14, 4);
 /// How long a connection may take to stand: well above a slow link's round trips, below a person's patience.
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// How long JetStream may take for one step; a caller's own deadline can be shorter.
-const JETSTREAM_WITHIN: Duration = Duration::from_secs(3);
+pub(crate) const JETSTREAM_WITHIN: Duration = Duration::from_secs(3);
 /// Between two attempts to reconnect: recovery is to take less than a second.
 const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 /// Refusals that nobody has looked at yet; they only speed up an error that would come anyway.
@@ -97,6 +97,18 @@ impl Bus {
         match self.client.connection_state() {
             State::Connected => Some(*self.inner.connects.borrow()),
             State::Pending | State::Disconnected => None,
+        }
+    }
+
+    /// Runs `exchange` until it ends, or none when the connection was made anew meanwhile: an answer that was
+    /// under way will not come any more.
+    pub(crate) async fn while_connected<F: Future>(&self, exchange: F) -> Option<F::Output> {
+        let mut connects = self.inner.connects.clone();
+        connects.mark_unchanged();
+        tokio::select! {
+            biased;
+            ended = exchange => Some(ended),
+            Ok(()) = connects.changed() => None,
         }
     }
 

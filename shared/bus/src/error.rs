@@ -39,6 +39,11 @@ impl Refusal {
         }
     }
 
+    /// The connection was made anew before an answer came.
+    pub(crate) fn reconnected() -> Self {
+        Self::Unknown("the connection broke".to_owned())
+    }
+
     pub(crate) fn of_jetstream(code: u64, text: &str) -> Self {
         if WRONG_LAST_SEQUENCE.contains(&code) {
             Self::Conflict

@@ -19,7 +19,10 @@ use contract::{Code, Effect, Error, Invalid, NodeName, Request, Subject};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::de::DeserializeOwned;
 use telemetry::context;
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout, timeout_at},
+};
 use tracing::{Instrument, field::Empty, info_span};
 
 use crate::{
@@ -35,8 +38,11 @@ pub const ERROR_CODE: &str = "Nats-Service-Error-Code";
 
 /// Requests that are worked on at once: at 0.6 ms each this is far more than one synced disk takes, and few
 /// enough that their memory (some kB each) does not matter.
-const AT_ONCE: usize = 256;
-/// A request that found no free place for so long is refused rather than kept waiting.
+pub const AT_ONCE: usize = 256;
+/// Requests that wait for their turn besides. A service that does 2,000 a second gets to the last of them in a
+/// second; whoever comes after them is better off with another replica than with an answer after its deadline.
+pub const WAITING: usize = 2_048;
+/// A request whose turn does not come for so long is refused rather than kept waiting.
 const SHED_AFTER: Duration = Duration::from_secs(2);
 
 type Handler<C> = Arc<dyn Fn(Arc<C>, Bytes) -> BoxFuture<'static, Result<Bytes, Error>> + Send + Sync>;
@@ -116,6 +122,7 @@ impl<C: Send + Sync + 'static> Service<C> {
             .start(self.name, env!("CARGO_PKG_VERSION"))
             .await
             .map_err(failed)?;
+        let seats = Arc::new(Semaphore::new(AT_ONCE + WAITING));
         let places = Arc::new(Semaphore::new(AT_ONCE));
         for route in self.routes {
             let node = if route.subject.per_node { self.node.as_ref() } else { None };
@@ -132,6 +139,7 @@ impl<C: Send + Sync + 'static> Service<C> {
                 ctx: self.ctx.clone(),
                 route,
                 subject,
+                seats: seats.clone(),
                 places: places.clone(),
                 failures: failures.clone(),
             };
@@ -151,6 +159,9 @@ struct Worker<C> {
     ctx: Arc<C>,
     route: Route<C>,
     subject: String,
+    /// For who works or waits.
+    seats: Arc<Semaphore>,
+    /// For who works.
     places: Arc<Semaphore>,
     failures: Arc<BTreeMap<String, AtomicU64>>,
 }
@@ -159,34 +170,41 @@ impl<C: Send + Sync + 'static> Worker<C> {
     async fn serve(self, mut endpoint: Endpoint, shutdown: Shutdown) {
         let worker = Arc::new(self);
         loop {
-            // The place comes before the message, so that what waits, waits at the bus's end of the queue.
-            let place = tokio::select! {
-                place = tokio::time::timeout(SHED_AFTER, worker.places.clone().acquire_owned()) => place,
-                () = shutdown.begun() => break,
-            };
             let request = tokio::select! {
                 request = endpoint.next() => request,
                 () = shutdown.begun() => break,
             };
             let Some(request) = request else { break };
-            let worker = worker.clone();
-            match place {
-                Ok(Ok(place)) => shutdown.spawn("request", async move {
-                    worker.answer(request).await;
-                    drop(place);
-                }),
-                _ => {
-                    let error = Error::new(
-                        Code::SERVICE_OVERLOADED,
-                        format!("{AT_ONCE} requests are being worked on"),
-                    );
-                    worker.reply(&request, Err(error)).await;
+            // Taken off the connection at once, so that what is refused is refused at once: the queue below us
+            // would be as long, and nobody could say when it was full.
+            let Ok(seat) = worker.seats.clone().try_acquire_owned() else {
+                worker.refuse(&request, Code::SERVICE_OVERLOADED, "too many requests are waiting").await;
+                continue;
+            };
+            let (worker, arrived) = (worker.clone(), Instant::now());
+            shutdown.spawn("request", async move {
+                match timeout(SHED_AFTER, worker.places.acquire()).await {
+                    Ok(_place) => worker.answer(request, arrived).await,
+                    Err(_) => {
+                        let why = "its turn did not come: too many requests are being worked on";
+                        worker.refuse(&request, Code::SERVICE_OVERLOADED, why).await;
+                    }
                 }
-            }
+                drop(seat);
+            });
+        }
+        let _ = endpoint.stop().await;
+        while let Some(request) = endpoint.next().await {
+            worker.refuse(&request, Code::SERVICE_STOPPING, "it came too late").await;
         }
     }
 
-    async fn answer(&self, request: async_nats::service::Request) {
+    /// Refuses a request before anything is done about it.
+    async fn refuse(&self, request: &async_nats::service::Request, code: Code, why: &str) {
+        self.reply(request, Err(Error::new(code, format!("{}: {why}", self.subject)))).await;
+    }
+
+    async fn answer(&self, request: async_nats::service::Request, arrived: Instant) {
         let headers = request.message.headers.as_ref();
         let span = info_span!(
             "request",
@@ -210,7 +228,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
         let origin = Origin::of(headers);
         let result = async {
             let guarded = AssertUnwindSafe(origin.scope(work)).catch_unwind();
-            match tokio::time::timeout(within, guarded).await {
+            match timeout_at(arrived + within, guarded).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(panic)) => {
                     let what = panic_text(panic.as_ref());
