@@ -4,81 +4,106 @@ use std::{
     fs,
     net::{IpAddr, Ipv4Addr},
     os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
+    panic::{AssertUnwindSafe, resume_unwind},
+    path::PathBuf,
     process::Command,
+    sync::Arc,
     time::Duration,
 };
 
 use contract::{NodeName, value::Transport};
+use futures::FutureExt as _;
+use ipnet::IpNet;
 use runtime::{
     backend::{
-        ContainerRuntime, ContainerState, Spec,
-        detect,
+        ContainerRuntime, ContainerState, Spec, detect,
         docker::{self, Docker},
         process::{self, Process},
     },
-    engine::{Engine as _, wireguard::{Place, Wireguard}},
+    engine::{
+        Engine as _, EngineServer,
+        wireguard::{Settings, Wireguard},
+    },
 };
-use testkit::{netns::Namespace, ports, programs::program, sites::Target, wireguard_client::WireguardClient};
+use testkit::{
+    netns::Namespace,
+    ports,
+    programs::{program, workspace},
+    sites::Target,
+    wireguard_client::WireguardClient,
+};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::world::{PAGE_WITHIN, READY_WITHIN, User, engine_server, page};
+use crate::world::{PAGE_WITHIN, READY_WITHIN, User, engine_server, page, vpnd};
 
-const DEVICE: &str = env!("CARGO_BIN_EXE_wireguard-device");
+const PAGE: u64 = 1_000_000;
+/// What `tools/images/build` makes for the workspace's version.
+const IMAGE: &str = concat!("vpn-wireguard:", env!("CARGO_PKG_VERSION"));
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_process_serves() {
     // A host of its own: what is done to a network is done there.
-    let host = Namespace::new();
-    let name = host.name().to_owned();
-    let alone = host.host(|| async move {
+    let host = Arc::new(Namespace::new());
+    let there = Arc::clone(&host);
+    let served = host.host(|| async move {
         let home = home();
         let search = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect();
         let settings = process::Settings { node: node(), state_dir: home.path().to_owned(), search };
         let backend = Process::open(settings, TaskTracker::new()).await.unwrap();
         let site = Namespace::new();
-        let cable = Namespace::named(&name).connect(Some(&site));
+        let cable = there.connect(Some(&site));
         let target = site.host(|| Target::start_on(Ipv4Addr::UNSPECIFIED.into())).await;
-        let port = target.address().port();
-        let (run_dir, image) = (home.path().join("run"), "none:none");
-        serves(&backend, run_dir, image, &page(&cable.far.to_string(), port, 1_000_000), cable.far, Some(&name)).await;
+        let url = page(&cable.far.to_string(), target.address().port(), PAGE);
+        serves(&backend, home.path().join("run"), &url, cable.far, Some(&there)).await;
     });
-    alone.await;
+    served.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_container_serves() {
     let socket = detect::docker_socket(std::env::var("DOCKER_HOST").ok().as_deref()).unwrap();
+    image();
     let home = home();
-    let image = Image::build(home.path());
     let deadlines = docker::Deadlines::default();
     let backend = Docker::new(docker::Settings { node: node(), socket, deadlines }, TaskTracker::new());
     let bridge = bridge();
     let target = Target::start_on(bridge.into()).await;
-    let url = target.bytes_url(1_000_000);
-    serves(&backend, home.path().join("run"), &image.name, &url, bridge, None).await;
+    serves(&backend, home.path().join("run"), &target.bytes_url(PAGE), bridge, None).await;
 }
 
-/// `at` is where the page is, which is allowed.
+/// The page `url` is at an address that is allowed; the instance is in the network `host`, or the test's own.
 async fn serves(
     backend: &dyn ContainerRuntime,
     run_dir: PathBuf,
-    image: &str,
     url: &str,
     at: Ipv4Addr,
-    host: Option<&str>,
+    host: Option<&Namespace>,
 ) {
     let mut server = engine_server(ports::free());
-    server.server.allow_private = vec![ipnet::IpNet::from(IpAddr::from(at))];
-    let place = Place {
+    server.server.allow_private = vec![IpNet::from(IpAddr::from(at))];
+    let served = AssertUnwindSafe(serves_twice(backend, run_dir, url, &server, host)).catch_unwind().await;
+    // Instances outlive their agent: a failed test must not leave its own.
+    let removed = backend.remove(&server.server.name).await;
+    served.unwrap_or_else(|panic| resume_unwind(panic));
+    removed.unwrap();
+}
+
+async fn serves_twice(
+    backend: &dyn ContainerRuntime,
+    run_dir: PathBuf,
+    url: &str,
+    server: &EngineServer,
+    host: Option<&Namespace>,
+) {
+    let place = Settings {
         run_dir: run_dir.clone(),
         inside: backend.inside(&run_dir),
-        image: image.parse().unwrap(),
-        program: DEVICE.into(),
+        image: IMAGE.parse().unwrap(),
+        program: vpnd(),
     };
-    let engine = Wireguard::new(place, &server);
+    let engine = Wireguard::new(place, server);
     let launch = engine.launch();
     let spec = Spec {
         server: server.server.name.clone(),
@@ -97,13 +122,12 @@ async fn serves(
     };
     let user = User::new(2);
     let users = [user.engine_user()];
-    engine.prepare(&server, &users).await.unwrap();
+    engine.prepare(server, &users).await.unwrap();
     backend.create(&spec).await.unwrap();
-    let host = host.map(Namespace::named);
 
     // Twice: what the first run leaves is in the way of none.
     for _ in 0..2 {
-        engine.prepare(&server, &users).await.unwrap();
+        engine.prepare(server, &users).await.unwrap();
         backend.start(&spec).await.unwrap();
         if let Err(error) = engine.ready(Instant::now() + READY_WITHIN).await {
             panic!("{error}: {}", backend.last_words(&spec.server).await.unwrap());
@@ -120,54 +144,26 @@ async fn serves(
         assert!(status.contains("NoNewPrivs:\t1"), "{status}");
 
         engine.converge(&users, pid).await.unwrap();
-        let file = user.file(&server);
-        let client = match &host {
+        let file = user.file(server);
+        let client = match host {
             Some(host) => WireguardClient::connect_to(&file, host).await,
             None => WireguardClient::connect(&file).await,
         };
         let page = client.fetch(url, PAGE_WITHIN).await;
-        let page = page.unwrap_or_else(|error| panic!("{error}: {status}"));
-        assert_eq!(page.bytes, 1_000_000);
+        let page = page.unwrap_or_else(|error| panic!("{url}: {error}: {status}"));
+        assert_eq!(page.bytes, PAGE);
         backend.stop(&spec.server, Duration::from_secs(5)).await.unwrap();
     }
     let exits = backend.list().await.unwrap().into_iter().map(|container| container.state);
     assert_eq!(exits.collect::<Vec<_>>(), [ContainerState::Exited { code: 0 }]);
-    backend.remove(&spec.server).await.unwrap();
 }
 
-/// As `tools/images/build` makes it, of the device alone. Removed when dropped.
-struct Image {
-    name: String,
-}
-
-impl Image {
-    fn build(home: &Path) -> Self {
-        let context = home.join("context");
-        let put = |from: &str, to: &str| {
-            let to = context.join("rootfs").join(to.trim_start_matches('/'));
-            fs::create_dir_all(to.parent().unwrap()).unwrap();
-            fs::copy(from, to).unwrap();
-        };
-        put(DEVICE, "/vpnd");
-        let libraries = Command::new(program("ldd")).arg(DEVICE).output().unwrap().stdout;
-        for word in String::from_utf8(libraries).unwrap().split_whitespace().filter(|word| word.starts_with('/')) {
-            put(word, word);
-        }
-        fs::write(context.join("Dockerfile"), "FROM scratch\nCOPY rootfs/ /\nENTRYPOINT [\"/vpnd\"]\n").unwrap();
-        let name = format!("vpn-test-wireguard:{}", Uuid::new_v4().simple());
-        let mut build = Command::new(program("docker"));
-        build.env("DOCKER_BUILDKIT", "0").args(["build", "-q", "-t", &name]).arg(&context);
-        let output = build.output().unwrap();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "no image: {said}; `tools/daemons start` starts a daemon");
-        Self { name }
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let _ = Command::new(program("docker")).args(["image", "rm", "-f", &self.name]).output();
-    }
+/// Builds the image of the program that is to be tested; half a second where it is there.
+fn image() {
+    let output = Command::new(workspace().join("tools/images/build")).arg("wireguard").arg(vpnd()).output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{IMAGE} cannot be built: {said}: `make setup` installs what it takes");
 }
 
 /// Where containers find this machine.

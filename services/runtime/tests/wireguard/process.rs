@@ -1,10 +1,14 @@
-use std::{fs, time::Duration};
+use std::{fs, thread, time::Duration};
 
 use contract::Code;
-use runtime::engine::{Engine as _, wireguard};
-use testkit::wait::eventually;
+use nix::sched::{CloneFlags, setns};
+use runtime::engine::{
+    Engine as _,
+    wireguard::{self, DeviceConfig, run_device},
+};
+use testkit::{netns::Namespace, wait::eventually};
 
-use crate::world::{Node, PAGE_WITHIN, PUBLIC_V4, PUBLIC_V6, User, World, device};
+use crate::world::{Node, PAGE_WITHIN, PUBLIC_V4, PUBLIC_V6, User, World, adapter, device, engine_server};
 
 /// The device, its tasks and its buffers; the most of it is what the page left in buffers.
 const MEMORY: u64 = 40 * 1024;
@@ -39,13 +43,24 @@ async fn the_device_may_do_nothing_and_is_small() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_thread_that_kept_its_rights_is_noticed() {
-    let world = World::new().await;
-    let node = Node::start(&world).await;
-    let mut second =
-        device(&world, &node.adapter, &["--early-thread", "--interface", "vpn-second", "--port", "1"]);
-    let ended = eventually("it refuses to run", PAGE_WITHIN, async || second.ended()).await;
-    assert!(!ended.success());
-    assert!(second.log().contains("has kept capabilities"), "{}", second.log());
+    let network = Namespace::new();
+    let run_dir = tempfile::tempdir().unwrap();
+    let config = DeviceConfig {
+        run_dir: run_dir.path().to_owned(),
+        interface: "vpn-test".to_owned(),
+        port: 51820.try_into().unwrap(),
+        allow: Vec::new(),
+        deny: Vec::new(),
+    };
+    // The test's other threads are such threads. The one that tries it gives up its own rights, and ends.
+    let entrance = fs::File::open(format!("/run/netns/{}", network.name())).unwrap();
+    let tried = thread::spawn(move || {
+        setns(entrance, CloneFlags::CLONE_NEWNET).unwrap();
+        run_device(&config)
+    });
+    let error = tried.join().unwrap().unwrap_err();
+    assert_eq!(error.code, Code::RUNTIME_ENGINE_FAILED);
+    assert!(error.message.contains("has kept capabilities"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +131,9 @@ async fn a_firewall_that_drops_lets_users_through() {
 async fn a_port_in_use_is_said() {
     let world = World::new().await;
     let node = Node::start(&world).await;
-    let mut second = device(&world, &node.adapter, &["--interface", "vpn-second"]);
+    let run_dir = tempfile::tempdir().unwrap();
+    let server = engine_server(node.server.server.port.get());
+    let mut second = device(&world, &adapter(run_dir.path(), &server));
     let ended = eventually("it ends", PAGE_WITHIN, async || second.ended()).await;
     assert!(!ended.success());
     let words = format!("UDP port {} is in use", node.server.server.port);

@@ -5,7 +5,12 @@
 //! 10.64.0.n        vpn…, 9.9.9.10   9.9.9.9 and whatever must not be reached
 //! ```
 
-use std::{net::IpAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use contract::{
@@ -22,6 +27,7 @@ use testkit::{
     netns::{Cable, Namespace, Resident},
     ports,
     process::Process,
+    programs::workspace,
     sites::Target,
     wireguard_client::WireguardClient,
 };
@@ -106,7 +112,7 @@ impl Node {
         let server = engine_server(ports::free());
         let adapter = adapter(run_dir.path(), &server);
         adapter.prepare(&server, &[]).await.unwrap();
-        let device = device(world, &adapter, &[]);
+        let device = device(world, &adapter);
         let mut node = Self { adapter, device, server, run_dir };
         node.ready().await;
         node
@@ -123,7 +129,7 @@ impl Node {
     /// After SIGKILL or another end.
     pub(crate) async fn restart(&mut self, world: &World, users: &[&User]) {
         self.adapter.prepare(&self.server, &[]).await.unwrap();
-        self.device = device(world, &self.adapter, &[]);
+        self.device = device(world, &self.adapter);
         self.ready().await;
         self.converge(users).await;
     }
@@ -156,16 +162,43 @@ pub(crate) fn adapter(run_dir: &Path, server: &EngineServer) -> Wireguard {
         run_dir: run_dir.to_owned(),
         inside: run_dir.to_owned(),
         image: "vpn-wireguard:0.1.0".parse().unwrap(),
-        program: env!("CARGO_BIN_EXE_wireguard-device").into(),
+        program: vpnd(),
     };
     Wireguard::new(settings, server)
 }
 
+/// The program that the device is a part of. It depends on the crate that these tests belong to, so cargo cannot
+/// build it for them.
+pub(crate) fn vpnd() -> PathBuf {
+    // Next to the tests, which are in `deps`: the same profile's.
+    let tests = std::env::current_exe().unwrap();
+    let program = tests.ancestors().nth(2).unwrap().join("vpnd");
+    let build = "run `cargo build -p vpnd`, with `--release` for tests in release (`make test` does)";
+    let built = fs::metadata(&program).and_then(|metadata| metadata.modified());
+    let built = built.unwrap_or_else(|error| panic!("{}: {error}: {build}", program.display()));
+    // One that was built before the last change would be another device than the one to be tested.
+    let source = workspace().join("services/runtime/src/engine/wireguard");
+    let changed = walk(&source).into_iter().max().expect("the device has sources");
+    assert!(built >= changed, "{} is older than {}: {build}", program.display(), source.display());
+    program
+}
+
+/// When each file in a folder was last changed.
+fn walk(folder: &Path) -> Vec<std::time::SystemTime> {
+    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    entries
+        .flat_map(|path| match path.is_dir() {
+            true => walk(&path),
+            false => vec![fs::metadata(&path).unwrap().modified().unwrap()],
+        })
+        .collect()
+}
+
 /// The device as the process backend would start it.
-pub(crate) fn device(world: &World, adapter: &Wireguard, more: &[&str]) -> Process {
+pub(crate) fn device(world: &World, adapter: &Wireguard) -> Process {
     let launch = adapter.launch();
     let mut command = world.server.command(&launch.program);
-    command.args(&launch.args).args(more);
+    command.args(&launch.args);
     Process::spawn("wireguard-device", &command)
 }
 
