@@ -26,6 +26,8 @@ pub struct Config {
     pub search: Vec<PathBuf>,
     /// The Xray program for child processes.
     pub xray: PathBuf,
+    /// Our own program, which is the WireGuard device of child processes.
+    pub vpnd: PathBuf,
     /// The image of Xray servers that name none.
     pub xray_image: ImageRef,
     /// The image of WireGuard servers that name none.

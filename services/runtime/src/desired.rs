@@ -14,22 +14,22 @@ use serde::{Deserialize, Serialize};
 
 /// What is wanted of one node.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Desired {
+pub(crate) struct Desired {
     /// Servers of this node.
-    pub servers: BTreeMap<ServerName, Server>,
+    pub(crate) servers: BTreeMap<ServerName, Server>,
     /// Their keys.
-    pub server_keys: BTreeMap<ServerName, ServerKeys>,
+    pub(crate) server_keys: BTreeMap<ServerName, ServerKeys>,
     /// Users that may connect.
-    pub active: BTreeMap<UserName, UserId>,
+    pub(crate) active: BTreeMap<UserName, UserId>,
     /// What they prove themselves with.
-    pub credentials: BTreeMap<UserName, Credentials>,
+    pub(crate) credentials: BTreeMap<UserName, Credentials>,
     /// What opens the private parts.
-    pub grant: Option<Grant>,
+    pub(crate) grant: Option<Grant>,
 }
 
 impl Desired {
     /// Takes in a change of a server.
-    pub fn server(&mut self, node: &NodeName, change: Change<Server>) {
+    pub(crate) fn server(&mut self, node: &NodeName, change: Change<Server>) {
         let Ok(name) = change.key.parse::<ServerName>() else { return };
         match change.entry.value.filter(|server| server.node == *node) {
             Some(server) => self.servers.insert(name, server),
@@ -38,7 +38,7 @@ impl Desired {
     }
 
     /// Takes in a change of a server's keys.
-    pub fn server_keys(&mut self, change: Change<ServerKeys>) {
+    pub(crate) fn server_keys(&mut self, change: Change<ServerKeys>) {
         let Ok(name) = change.key.parse::<ServerName>() else { return };
         match change.entry.value {
             Some(keys) => self.server_keys.insert(name, keys),
@@ -47,7 +47,7 @@ impl Desired {
     }
 
     /// Takes in a change of a user; returns whose access is to be looked at.
-    pub fn user(&mut self, change: Change<User>) -> Option<UserName> {
+    pub(crate) fn user(&mut self, change: Change<User>) -> Option<UserName> {
         let name = change.key.parse::<UserName>().ok()?;
         match change.entry.value.filter(User::is_active) {
             Some(user) => self.active.insert(name.clone(), user.id),
@@ -57,7 +57,7 @@ impl Desired {
     }
 
     /// Takes in a change of credentials; returns whose access is to be looked at.
-    pub fn credentials(&mut self, change: Change<Credentials>) -> Option<UserName> {
+    pub(crate) fn credentials(&mut self, change: Change<Credentials>) -> Option<UserName> {
         let name = change.key.parse::<UserName>().ok()?;
         match change.entry.value {
             Some(credentials) => self.credentials.insert(name.clone(), credentials),
@@ -67,13 +67,18 @@ impl Desired {
     }
 
     /// The credentials of a user who may connect; those of an earlier user of the name do not count.
-    pub fn access(&self, name: &UserName) -> Option<&Credentials> {
+    pub(crate) fn access(&self, name: &UserName) -> Option<&Credentials> {
         let id = self.active.get(name)?;
         self.credentials.get(name).filter(|credentials| credentials.user_id == *id)
     }
 
+    /// The servers of this node that speak the protocol.
+    pub(crate) fn serving(&self, protocol: Protocol) -> impl Iterator<Item = &ServerName> {
+        self.servers.iter().filter(move |(_, server)| server.protocol == protocol).map(|(name, _)| name)
+    }
+
     /// Whether a server of this node speaks the protocol.
-    pub fn serves(&self, protocol: Protocol) -> bool {
-        self.servers.values().any(|server| server.protocol == protocol)
+    pub(crate) fn serves(&self, protocol: Protocol) -> bool {
+        self.serving(protocol).next().is_some()
     }
 }

@@ -1,87 +1,152 @@
 //! What the agent tells the worker of an instance. Bounded by what there is, not by how often it changes: later
-//! news of the same user or target replaces earlier news.
+//! news of the same thing replaces earlier news.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use bus::origin::Trace;
-use contract::UserName;
+use contract::{UserName, fleet::Server};
 use tokio::sync::Notify;
 
 use crate::engine::{EngineServer, EngineUser};
 
-/// Causes that are remembered of one piece of news.
+/// Causes that are remembered of news: a span links to no more.
 const CAUSES_MAX: usize = 32;
 
 /// The users of one protocol who may connect.
-pub type Roster = Arc<Mutex<BTreeMap<UserName, EngineUser>>>;
+#[derive(Clone, Default)]
+pub(crate) struct Roster(Arc<Mutex<BTreeMap<UserName, EngineUser>>>);
+
+impl Roster {
+    /// To read or change it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<UserName, EngineUser>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All of them.
+    pub(crate) fn users(&self) -> Vec<EngineUser> {
+        self.lock().values().cloned().collect()
+    }
+}
 
 /// What a worker has to bring about.
 #[derive(Clone)]
-pub struct Target {
-    /// The server with its secret.
-    pub server: Arc<EngineServer>,
-    /// Who may connect.
-    pub roster: Roster,
+pub(crate) enum Order {
+    /// Nothing is there.
+    Gone,
+    /// What is there stays as it is: it cannot be said yet what it should be, because keys are on their way.
+    Wait(Arc<Server>),
+    /// This server is as it should be, and these users may connect.
+    Serve(Arc<EngineServer>, Roster),
 }
 
 /// What is new since a worker looked last.
 #[derive(Default)]
-pub struct News {
-    /// Another target; the inner none means that there should be nothing.
-    pub target: Option<Option<Target>>,
+pub(crate) struct News {
+    /// Another order.
+    pub(crate) order: Option<Order>,
     /// Something may have happened to the instance.
-    pub look: bool,
-    /// Users that may connect now, and users that may not any more.
-    pub users: BTreeMap<UserName, Option<EngineUser>>,
+    pub(crate) look: bool,
+    /// Users whose place in the roster has changed.
+    pub(crate) users: BTreeSet<UserName>,
     /// What caused it.
-    pub causes: Vec<Trace>,
+    pub(crate) causes: Vec<Trace>,
+}
+
+impl News {
+    fn is_empty(&self) -> bool {
+        self.order.is_none() && !self.look && self.users.is_empty()
+    }
 }
 
 /// The way from the agent to one worker.
 #[derive(Default)]
-pub struct Mailbox {
-    news: Mutex<News>,
+pub(crate) struct Mailbox {
+    state: Mutex<State>,
     wake: Notify,
 }
 
+#[derive(Default)]
+struct State {
+    news: News,
+    closed: bool,
+}
+
 impl Mailbox {
-    /// There is another target.
-    pub fn target(&self, target: Option<Target>, cause: Option<Trace>) {
+    /// There is another order. Says whether somebody will read it.
+    pub(crate) fn order(&self, order: Order, cause: Option<Trace>) -> bool {
         self.change(|news| {
-            news.target = Some(target);
-            news.causes.extend(cause);
-        });
+            news.order = Some(order);
+            news.causes.extend(cause.filter(|_| news.causes.len() < CAUSES_MAX));
+        })
     }
 
     /// Look again.
-    pub fn look(&self) {
+    pub(crate) fn look(&self) {
         self.change(|news| news.look = true);
     }
 
-    /// Users came, changed or went.
-    pub fn users(&self, users: impl IntoIterator<Item = (UserName, Option<EngineUser>)>, causes: &[Trace]) {
+    /// The roster has changed for these users.
+    pub(crate) fn users(&self, users: &[UserName], causes: &[Trace]) {
         self.change(|news| {
-            news.users.extend(users);
+            news.users.extend(users.iter().cloned());
             let room = CAUSES_MAX.saturating_sub(news.causes.len());
             news.causes.extend(causes.iter().take(room).cloned());
         });
     }
 
     /// Waits for news and takes them.
-    pub async fn take(&self) -> News {
+    pub(crate) async fn take(&self) -> News {
         self.wake.notified().await;
-        std::mem::take(&mut *self.lock())
+        std::mem::take(&mut self.lock().news)
     }
 
-    fn change(&self, change: impl FnOnce(&mut News)) {
-        change(&mut self.lock());
+    /// Nobody will read any more; refused where there are news.
+    pub(crate) fn close(&self) -> bool {
+        let mut state = self.lock();
+        state.closed = state.news.is_empty();
+        state.closed
+    }
+
+    /// Whether nobody reads any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    fn change(&self, change: impl FnOnce(&mut News)) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        change(&mut state.news);
+        drop(state);
         self.wake.notify_one();
+        true
     }
 
-    fn lock(&self) -> MutexGuard<'_, News> {
-        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn news_come_together_and_a_closed_box_takes_none() {
+        let mailbox = Mailbox::default();
+        let name = |text: &str| text.parse::<UserName>().unwrap();
+        mailbox.users(&[name("a"), name("b")], &[]);
+        mailbox.users(&[name("b")], &[]);
+        mailbox.look();
+        assert!(!mailbox.close(), "there is something to read");
+        let news = mailbox.take().await;
+        assert!(news.look && news.order.is_none());
+        assert_eq!(news.users.into_iter().collect::<Vec<_>>(), [name("a"), name("b")]);
+        assert!(mailbox.close());
+        assert!(!mailbox.order(Order::Gone, None));
     }
 }

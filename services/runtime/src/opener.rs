@@ -1,6 +1,6 @@
 //! Opens what is sealed to this node.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use contract::{
@@ -9,47 +9,58 @@ use contract::{
     keys::{Credentials, Grant, Sealed, ServerKeys},
 };
 use seal::{CurveKey, Error, SealingKey};
+use zeroize::Zeroizing;
 
-use crate::engine::{EngineUser, ServerSecret, UserSecret};
+use crate::{
+    desired::Desired,
+    engine::{EngineUser, ServerSecret, UserSecret},
+};
 
 /// The node's own key pair, and the delivery keys that were boxed to it.
-pub struct Opener {
+pub(crate) struct Opener {
     node: CurveKey,
     delivery: BTreeMap<Protocol, SealingKey>,
 }
 
 impl Opener {
     /// One that opens nothing yet.
-    pub fn new(node: CurveKey) -> Self {
+    pub(crate) fn new(node: CurveKey) -> Self {
         Self { node, delivery: BTreeMap::new() }
     }
 
-    /// The node's public curve key.
-    pub fn public(&self) -> String {
-        self.node.public()
-    }
-
-    /// Takes the delivery keys out of a grant; those of an earlier one are gone. A box that does not open is
-    /// reported and left out: it is for another key of this node, and a new grant is on its way.
-    pub fn take(&mut self, grant: Option<&Grant>) {
-        self.delivery.clear();
-        let Some(grant) = grant else { return };
-        for (protocol, sealed) in &grant.boxes {
-            let opened = self.node.open(sealed, &grant.sender).and_then(|key| SealingKey::from_slice(&key));
-            match opened {
-                Ok(key) => drop(self.delivery.insert(*protocol, key)),
+    /// Takes the delivery keys out of a grant; those of an earlier one are gone. Returns the protocols for which
+    /// that makes a difference. A box that does not open is reported and left out: it is for another key of this
+    /// node, and a new grant is on its way.
+    pub(crate) fn take(&mut self, grant: Option<&Grant>) -> BTreeSet<Protocol> {
+        let mut taken = BTreeMap::new();
+        for (protocol, sealed) in grant.iter().flat_map(|grant| &grant.boxes) {
+            let sender = grant.map_or("", |grant| &grant.sender);
+            match self.node.open(sealed, sender).and_then(|key| SealingKey::from_slice(&key)) {
+                Ok(key) => drop(taken.insert(*protocol, key)),
                 Err(error) => tracing::warn!(%protocol, %error, "a delivery key does not open yet"),
             }
         }
+        let bytes = |keys: &BTreeMap<Protocol, SealingKey>, protocol| {
+            keys.get(&protocol).map(|key| Zeroizing::new(key.as_bytes().to_vec()))
+        };
+        let differs = |protocol: &Protocol| bytes(&taken, *protocol) != bytes(&self.delivery, *protocol);
+        let changed = Protocol::ALL.into_iter().filter(differs).collect();
+        self.delivery = taken;
+        changed
     }
 
     /// A server's own secret.
-    pub fn server(&self, server: &Server, keys: &ServerKeys) -> Result<ServerSecret, Error> {
+    pub(crate) fn server(&self, server: &Server, keys: &ServerKeys) -> Result<ServerSecret, Error> {
         self.key(server.protocol)?.open(&keys.private, &Sealed::of_server(server.id, server.protocol))
     }
 
     /// A user as an engine of `protocol` needs it.
-    pub fn user(&self, name: &UserName, credentials: &Credentials, protocol: Protocol) -> Result<EngineUser, Error> {
+    pub(crate) fn user(
+        &self,
+        name: &UserName,
+        credentials: &Credentials,
+        protocol: Protocol,
+    ) -> Result<EngineUser, Error> {
         let key = self.key(protocol)?;
         let bound_to = Sealed::of_user(credentials.user_id, credentials.generation, protocol);
         let secret = match protocol {
@@ -71,6 +82,18 @@ impl Opener {
             }
         };
         Ok(EngineUser { name: name.clone(), secret })
+    }
+
+    /// A user who may connect, as an engine of `protocol` needs it; none who may not, or cannot be opened.
+    pub(crate) fn access(
+        &self,
+        desired: &Desired,
+        name: &UserName,
+        protocol: Protocol,
+    ) -> Option<EngineUser> {
+        let credentials = desired.access(name)?;
+        let opened = self.user(name, credentials, protocol);
+        opened.inspect_err(|error| tracing::warn!(user = %name, %protocol, %error, "stays out")).ok()
     }
 
     fn key(&self, protocol: Protocol) -> Result<&SealingKey, Error> {

@@ -6,20 +6,20 @@ use crate::backend::{Container, ContainerState};
 
 /// What should be there for one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// Which server.
-    pub server: ServerName,
+    pub(crate) server: ServerName,
     /// Which server, for all time.
-    pub server_id: ServerId,
+    pub(crate) server_id: ServerId,
     /// What its container must be made with.
-    pub revision: String,
+    pub(crate) revision: String,
     /// Whether it should run.
-    pub running: bool,
+    pub(crate) running: bool,
 }
 
 /// A step. Each is named by what it leads to, so that taking it twice does no harm.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
+pub(crate) enum Action {
     /// The container is gone.
     Remove(ServerName),
     /// The container is made, and does not run yet.
@@ -31,7 +31,7 @@ pub enum Action {
 }
 
 /// What leads from `actual` to `desired`, in the order to do it: removals first, because they free ports.
-pub fn plan(desired: &[Wanted], actual: &[Container]) -> Vec<Action> {
+pub(crate) fn plan(desired: &[Wanted], actual: &[Container]) -> Vec<Action> {
     let mut removals = Vec::new();
     let mut steps = Vec::new();
     for container in actual {
@@ -45,7 +45,9 @@ pub fn plan(desired: &[Wanted], actual: &[Container]) -> Vec<Action> {
         let state = actual.iter().find(|container| fits(wanted, container)).map(|container| container.state);
         match (state, wanted.running) {
             (None, true) => steps.extend([Action::Create(name()), Action::Start(name())]),
-            (Some(ContainerState::Created | ContainerState::Exited { .. }), true) => steps.push(Action::Start(name())),
+            (Some(ContainerState::Created | ContainerState::Exited { .. }), true) => {
+                steps.push(Action::Start(name()))
+            }
             (Some(ContainerState::Running { .. }), false) => steps.push(Action::Stop(name())),
             (Some(ContainerState::Running { .. }), true) | (_, false) => {}
         }
@@ -121,8 +123,12 @@ mod tests {
                     };
                     assert!(there.insert(server.clone(), container).is_none(), "makes nothing twice");
                 }
-                Action::Start(server) => there.get_mut(server).unwrap().state = ContainerState::Running { pid: 2 },
-                Action::Stop(server) => there.get_mut(server).unwrap().state = ContainerState::Exited { code: 0 },
+                Action::Start(server) => {
+                    there.get_mut(server).unwrap().state = ContainerState::Running { pid: 2 }
+                }
+                Action::Stop(server) => {
+                    there.get_mut(server).unwrap().state = ContainerState::Exited { code: 0 }
+                }
             }
         }
         there.into_values().collect()

@@ -1,11 +1,18 @@
 //! Arguments and environment. Every option stands here once.
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
+use anyhow::Context;
 use clap::{Args as ClapArgs, Parser, Subcommand};
-use contract::Port;
+use contract::{ImageRef, NodeName, Port};
 use ipnet::IpNet;
-use runtime::engine::wireguard::DeviceConfig;
+use runtime::{
+    backend::detect::{Choice, docker_socket},
+    engine::{wireguard, wireguard::DeviceConfig, xray},
+};
 
 /// The services of the VPN control plane.
 #[derive(Parser)]
@@ -22,8 +29,14 @@ pub(crate) struct Args {
 pub(crate) enum Command {
     /// Accounts and their lifecycle
     Users,
+    /// Credentials, server keys and links; the only service with the master key
+    Keys(Keys),
+    /// Nodes and servers: what should run where
+    Fleet,
+    /// The agent of this node: runs its servers
+    Runtime(Runtime),
     /// All services in one process
-    All(All),
+    All(Box<All>),
     /// The process inside a WireGuard server's container
     #[command(hide = true)]
     WireguardDevice(Device),
@@ -33,6 +46,9 @@ impl Command {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Users => "users",
+            Self::Keys(_) => "keys",
+            Self::Fleet => "fleet",
+            Self::Runtime(_) => "runtime",
             Self::All(_) => "vpnd",
             Self::WireguardDevice(_) => "wireguard-device",
         }
@@ -97,6 +113,152 @@ pub(crate) struct All {
     /// The nats-server program; looked for next to vpnd and on the PATH otherwise
     #[arg(long, env = "VPN_NATS_SERVER")]
     pub(crate) nats_server: Option<PathBuf>,
+    #[command(flatten)]
+    keys: MasterKey,
+    #[command(flatten)]
+    runtime: RuntimeOptions,
+}
+
+impl All {
+    /// The master key is made at the first start, where no other is named.
+    pub(crate) fn keys(&self) -> keys::Config {
+        match self.keys.file() {
+            Some(file) => keys::Config::new(file),
+            None => keys::Config::new(self.data.join("master.key")).creating(),
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> anyhow::Result<runtime::Config> {
+        self.runtime.config(&self.data)
+    }
+}
+
+/// Credentials, server keys and links.
+#[derive(ClapArgs)]
+pub(crate) struct Keys {
+    #[command(flatten)]
+    master: MasterKey,
+}
+
+impl Keys {
+    pub(crate) fn config(&self) -> Result<keys::Config, contract::Error> {
+        let file = self.master.file().ok_or_else(|| {
+            contract::Error::new(contract::Code::KEYS_MASTER_MISSING, "no file with a master key is named")
+        })?;
+        Ok(keys::Config::new(file))
+    }
+}
+
+#[derive(ClapArgs)]
+struct MasterKey {
+    /// File with the master key, of mode 0600 [default: the systemd credential vpn-master-key, if there is one]
+    #[arg(long = "master-key", env = "VPN_MASTER_KEY_FILE", value_name = "FILE")]
+    master_key: Option<PathBuf>,
+    /// Where systemd puts credentials
+    #[arg(long, env = "CREDENTIALS_DIRECTORY", hide = true)]
+    credentials_directory: Option<PathBuf>,
+}
+
+impl MasterKey {
+    fn file(&self) -> Option<PathBuf> {
+        let credential = || {
+            let file = self.credentials_directory.as_ref()?.join("vpn-master-key");
+            file.exists().then_some(file)
+        };
+        self.master_key.clone().or_else(credential)
+    }
+}
+
+/// The agent of this node.
+#[derive(ClapArgs)]
+pub(crate) struct Runtime {
+    /// Where the agent keeps its key and what it was told last
+    #[arg(long, env = "VPN_DATA", default_value = "/var/lib/vpn")]
+    data: PathBuf,
+    #[command(flatten)]
+    options: RuntimeOptions,
+}
+
+impl Runtime {
+    pub(crate) fn config(&self) -> anyhow::Result<runtime::Config> {
+        self.options.config(&self.data)
+    }
+}
+
+#[derive(ClapArgs)]
+struct RuntimeOptions {
+    /// The name of this node [default: the host's name]
+    #[arg(long, env = "VPN_NODE")]
+    node: Option<NodeName>,
+    /// The public name or address that links carry [default: that of the interface with the default route]
+    #[arg(long, env = "VPN_ADDRESS")]
+    address: Option<String>,
+    /// What runs servers: auto, docker or process
+    #[arg(long, env = "VPN_BACKEND", default_value = "auto")]
+    backend: Choice,
+    /// The Docker daemon's unix socket
+    #[arg(long, env = "DOCKER_HOST", value_name = "unix://PATH")]
+    docker_host: Option<String>,
+    /// What instances share with the agent, best on a tmpfs: engines find their users' secrets there
+    #[arg(long, env = "VPN_RUN_DIR", default_value = "/run/vpn")]
+    run_dir: PathBuf,
+    /// The Xray program, for child processes; looked for next to vpnd and on the PATH otherwise
+    #[arg(long, env = "VPN_XRAY")]
+    xray: Option<PathBuf>,
+    /// The image of Xray servers that name none
+    #[arg(long, env = "VPN_XRAY_IMAGE", default_value = xray::IMAGE)]
+    xray_image: ImageRef,
+    /// The image of WireGuard servers that name none
+    #[arg(long, env = "VPN_WIREGUARD_IMAGE", default_value = wireguard::IMAGE)]
+    wireguard_image: ImageRef,
+    /// An environment variable for engines, such as SSL_CERT_FILE=/path for a dest of one's own
+    #[arg(long = "engine-env", value_name = "NAME=VALUE", value_parser = variable)]
+    engine_env: Vec<(String, String)>,
+    /// Where programs are looked for
+    #[arg(long, env = "PATH", hide = true, hide_env_values = true)]
+    path: Option<std::ffi::OsString>,
+}
+
+impl RuntimeOptions {
+    fn config(&self, data: &Path) -> anyhow::Result<runtime::Config> {
+        let node = match &self.node {
+            Some(node) => node.clone(),
+            None => own_name()?,
+        };
+        let vpnd = std::env::current_exe().context("find our own program")?;
+        let beside = |name: &str| vpnd.parent().map(|folder| folder.join(name)).filter(|path| path.exists());
+        Ok(runtime::Config {
+            node,
+            address: self.address.clone(),
+            backend: self.backend,
+            docker_socket: docker_socket(self.docker_host.as_deref())?,
+            state_dir: data.join("runtime"),
+            run_dir: self.run_dir.clone(),
+            search: self.path.iter().flat_map(std::env::split_paths).collect(),
+            xray: self.xray.clone().or_else(|| beside("xray")).unwrap_or_else(|| "xray".into()),
+            xray_image: self.xray_image.clone(),
+            wireguard_image: self.wireguard_image.clone(),
+            engine_env: self.engine_env.clone(),
+            vpnd,
+        })
+    }
+}
+
+/// The host's name as the name of a node.
+fn own_name() -> anyhow::Result<NodeName> {
+    let name = nix::unistd::gethostname().context("read the host's name")?;
+    let name = name.to_string_lossy();
+    let short = name.split('.').next().unwrap_or_default().to_lowercase();
+    short
+        .parse()
+        .with_context(|| format!("the host's name {name:?} cannot be a node's; give one with --node"))
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("give NAME=VALUE".to_owned()),
+    }
 }
 
 /// A WireGuard device.

@@ -18,7 +18,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown) -> anyhow::Result<()> {
     match command {
         Command::Users => users(common, shutdown).await?,
+        Command::Keys(own) => keys(common, own.config()?, shutdown).await?,
+        Command::Fleet => fleet(common, shutdown).await?,
+        Command::Runtime(own) => runtime(common, own.config()?, shutdown).await?,
         Command::All(all) => {
+            let (own_keys, own_runtime) = (all.keys(), all.runtime()?);
             let embedded = match all.embedded_bus {
                 true => {
                     let embedded = Embedded::start(&common.nats, &all, &shutdown).await?;
@@ -29,6 +33,9 @@ pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown
             };
             let mut services = JoinSet::new();
             services.spawn(users(common.clone(), shutdown.clone()));
+            services.spawn(keys(common.clone(), own_keys, shutdown.clone()));
+            services.spawn(fleet(common.clone(), shutdown.clone()));
+            services.spawn(runtime(common.clone(), own_runtime, shutdown.clone()));
             // One that fails takes the others along: a house with a service missing is not up.
             let mut failed = Ok(());
             while let Some(ended) = services.join_next().await {
@@ -50,6 +57,26 @@ async fn users(common: Common, shutdown: Shutdown) -> Result<(), Error> {
         Some(bus) => users::serve(bus, shutdown).await,
         None => Ok(()),
     }
+}
+
+async fn keys(common: Common, config: keys::Config, shutdown: Shutdown) -> Result<(), Error> {
+    match connect(&common.bus("keys"), &shutdown).await? {
+        Some(bus) => keys::serve(bus, config, shutdown).await,
+        None => Ok(()),
+    }
+}
+
+async fn fleet(common: Common, shutdown: Shutdown) -> Result<(), Error> {
+    match connect(&common.bus("fleet"), &shutdown).await? {
+        Some(bus) => fleet::serve(bus, fleet::Config::default(), shutdown).await,
+        None => Ok(()),
+    }
+}
+
+/// The agent serves what it was told last while it waits for the bus.
+async fn runtime(common: Common, config: runtime::Config, shutdown: Shutdown) -> Result<(), Error> {
+    let bus = common.bus("runtime");
+    runtime::serve(connect(&bus, &shutdown), config, shutdown.clone()).await
 }
 
 /// Connects as soon as the bus is there; none when shutdown begins before.

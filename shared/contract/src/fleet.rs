@@ -107,7 +107,8 @@ pub enum AddressSource {
 pub struct Announced {}
 
 impl Request for Announce {
-    const SUBJECT: Subject = Subject::change("fleet", "announce");
+    // Repeating it is free of consequence, and a trace of each heartbeat would bury the others.
+    const SUBJECT: Subject = Subject::read("fleet", "announce");
     type Reply = Announced;
 }
 

@@ -46,6 +46,8 @@ use self::uapi::{Change, Control, Key, Peer};
 use super::{Converged, Engine, EngineServer, EngineUser, Launch, UserSecret};
 use crate::backend::{Error, Rights};
 
+/// The image that `make images` builds: it holds this very `vpnd`.
+pub const IMAGE: &str = concat!("vpn-wireguard:", env!("CARGO_PKG_VERSION"));
 /// New peers in one command. Each takes 0.1 ms of arithmetic, during which no packet passes: 10 ms of a pause.
 const ADDITIONS: usize = 100;
 /// Gone peers in one command. For each of them `gotatun` looks through all there are, 3 ms with ten thousand.

@@ -1,0 +1,309 @@
+//! The agent: folds what the fleet wants of this node, and gives each instance's worker its order and its users.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bus::{Bus, Change, Watch, origin::Trace};
+use contract::{
+    Protocol, ServerName, State, UserName,
+    fleet::Server,
+    keys::{Credentials, Grant, ServerKeys},
+    users::User,
+};
+use seal::CurveKey;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::{
+    Ctx, Serving,
+    desired::Desired,
+    engine::EngineServer,
+    mailbox::{Order, Roster},
+    opener::Opener,
+    saved::Saved,
+    workers::Workers,
+};
+
+/// Between a change and its copy on disk: many changes make one copy.
+const SAVE_AFTER: Duration = Duration::from_secs(2);
+/// Between two tries to reach the state on the bus.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// The agent.
+pub(crate) struct Agent {
+    ctx: Arc<Ctx>,
+    workers: Arc<Workers>,
+    saved: Saved,
+    opener: Opener,
+    desired: Desired,
+    /// The users of the protocols that this node serves.
+    rosters: BTreeMap<Protocol, Roster>,
+    save_at: Option<Instant>,
+}
+
+/// What is watched on the bus.
+struct Watches {
+    servers: Watch<Server>,
+    server_keys: Watch<ServerKeys>,
+    users: Watch<User>,
+    credentials: Watch<Credentials>,
+    grant: Watch<Grant>,
+}
+
+impl Agent {
+    /// One that wants nothing yet.
+    pub(crate) fn new(ctx: Arc<Ctx>, workers: Arc<Workers>, saved: Saved, key: CurveKey) -> Self {
+        let desired = Desired::default();
+        Self {
+            ctx,
+            workers,
+            saved,
+            opener: Opener::new(key),
+            desired,
+            rosters: BTreeMap::new(),
+            save_at: None,
+        }
+    }
+
+    /// Serves what was desired last, until the bus says what is desired now.
+    pub(crate) fn start_from_saved(&mut self) {
+        if let Some(desired) = self.saved.load() {
+            tracing::info!(
+                servers = desired.servers.len(),
+                "serves what was desired last, until the bus is there"
+            );
+            self.adopt(desired);
+        }
+    }
+
+    /// Follows the bus, for ever.
+    pub(crate) async fn follow(mut self, bus: Bus, serving: Arc<Serving>) {
+        let mut watches = loop {
+            match Watches::open(&bus, &self.ctx).await {
+                Ok(watches) => break watches,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot see yet what is desired");
+                    sleep(RETRY_AFTER).await;
+                }
+            }
+        };
+        // What went away meanwhile is no news on the bus: everything is read before it is compared.
+        let mut desired = Desired::default();
+        while !watches.are_current() {
+            watches.read_into(&mut desired, &self.ctx).await;
+        }
+        self.adopt(desired);
+        // What was said of servers that went away while nobody was here to see it.
+        let node = &self.ctx.config.node;
+        let said: Vec<_> = serving.instances.read().values().cloned().collect();
+        for instance in said.into_iter().filter(|instance| instance.node == *node) {
+            if !self.desired.servers.contains_key(&instance.server) {
+                self.workers.order(&instance.server, &Order::Gone, None);
+            }
+        }
+        self.save_at = Some(Instant::now());
+        self.workers.find_orphans().await;
+        loop {
+            self.step(&mut watches).await;
+        }
+    }
+
+    async fn step(&mut self, watches: &mut Watches) {
+        let save_at = self.save_at;
+        let due = async move {
+            match save_at {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changes = watches.servers.next() => self.servers(changes),
+            changes = watches.server_keys.next() => self.server_keys(changes),
+            changes = watches.grant.next() => self.grant(changes),
+            changes = watches.users.next() => {
+                let causes = causes(&changes);
+                let names = changes.into_iter().filter_map(|change| self.desired.user(change)).collect();
+                self.users(names, &causes);
+            }
+            changes = watches.credentials.next() => {
+                let causes = causes(&changes);
+                let names = changes.into_iter().filter_map(|change| self.desired.credentials(change)).collect();
+                self.users(names, &causes);
+            }
+            () = due => return self.save().await,
+        }
+        self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+    }
+
+    /// Everything is desired anew.
+    fn adopt(&mut self, desired: Desired) {
+        self.desired = desired;
+        self.opener.take(self.desired.grant.as_ref());
+        self.rosters.clear();
+        self.order_all(|_| true, None);
+        self.workers.only(&self.desired.servers.keys().cloned().collect());
+    }
+
+    fn order_all(&mut self, which: impl Fn(&Server) -> bool, cause: Option<&Trace>) {
+        let servers = self.desired.servers.values().filter(|server| which(server));
+        for name in servers.map(|server| server.name.clone()).collect::<Vec<_>>() {
+            self.order(&name, cause);
+        }
+    }
+
+    fn order(&mut self, name: &ServerName, cause: Option<&Trace>) {
+        let order = self.order_for(name);
+        self.workers.order(name, &order, cause);
+    }
+
+    fn order_for(&mut self, name: &ServerName) -> Order {
+        let Some(server) = self.desired.servers.get(name).cloned() else { return Order::Gone };
+        let keys = self.desired.server_keys.get(name).filter(|keys| keys.server_id == server.id);
+        let opened = keys.and_then(|keys| {
+            let secret = self.opener.server(&server, keys).inspect_err(|error| {
+                tracing::debug!(server = %name, %error, "its key cannot be opened yet");
+            });
+            Some((keys.public.clone(), secret.ok()?))
+        });
+        let Some((public, secret)) = opened else { return Order::Wait(Arc::new(server)) };
+        let roster = self.roster(server.protocol);
+        let own_addresses = self.ctx.own_addresses.clone();
+        Order::Serve(Arc::new(EngineServer { server, public, secret, own_addresses }), roster)
+    }
+
+    /// The users of a protocol, opened when it is served first.
+    fn roster(&mut self, protocol: Protocol) -> Roster {
+        let Self { rosters, desired, opener, .. } = self;
+        let open = || {
+            let roster = Roster::default();
+            {
+                let mut users = roster.lock();
+                for name in desired.active.keys() {
+                    if let Some(user) = opener.access(desired, name, protocol) {
+                        users.insert(name.clone(), user);
+                    }
+                }
+            }
+            roster
+        };
+        rosters.entry(protocol).or_insert_with(open).clone()
+    }
+
+    fn servers(&mut self, changes: Vec<Change<Server>>) {
+        for change in changes {
+            let Ok(name) = change.key.parse::<ServerName>() else { continue };
+            let cause = change.trace.clone();
+            let before = self.desired.servers.get(&name).cloned();
+            self.desired.server(&self.ctx.config.node, change);
+            if before.as_ref() != self.desired.servers.get(&name) {
+                self.order(&name, Some(&cause));
+            }
+        }
+        // The secrets of a protocol that is not served any more are nobody's business here.
+        let Self { rosters, desired, .. } = self;
+        rosters.retain(|protocol, _| desired.serves(*protocol));
+    }
+
+    fn server_keys(&mut self, changes: Vec<Change<ServerKeys>>) {
+        for change in changes {
+            let Ok(name) = change.key.parse::<ServerName>() else { continue };
+            let cause = change.trace.clone();
+            self.desired.server_keys(change);
+            if self.desired.servers.contains_key(&name) {
+                self.order(&name, Some(&cause));
+            }
+        }
+    }
+
+    fn grant(&mut self, changes: Vec<Change<Grant>>) {
+        let Some(change) = changes.into_iter().next_back() else { return };
+        let cause = change.trace.clone();
+        self.desired.grant = change.entry.value;
+        // What could not be opened before may be open now, and the other way round.
+        let changed = self.opener.take(self.desired.grant.as_ref());
+        self.rosters.retain(|protocol, _| !changed.contains(protocol));
+        self.order_all(|server| changed.contains(&server.protocol), Some(&cause));
+    }
+
+    fn users(&mut self, names: BTreeSet<UserName>, causes: &[Trace]) {
+        let Self { rosters, desired, opener, workers, .. } = self;
+        for (protocol, roster) in rosters {
+            let mut changed = Vec::new();
+            {
+                let mut users = roster.lock();
+                for name in &names {
+                    let user = opener.access(desired, name, *protocol);
+                    if users.get(name) == user.as_ref() {
+                        continue;
+                    }
+                    match user {
+                        Some(user) => users.insert(name.clone(), user),
+                        None => users.remove(name),
+                    };
+                    changed.push(name.clone());
+                }
+            }
+            if !changed.is_empty() {
+                workers.users(desired.serving(*protocol), &changed, causes);
+            }
+        }
+    }
+
+    async fn save(&mut self) {
+        self.save_at = None;
+        let (saved, desired) = (self.saved.clone(), self.desired.clone());
+        let written = tokio::task::spawn_blocking(move || saved.save(&desired)).await;
+        if let Err(error) = written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            tracing::warn!(%error, "what is desired could not be saved");
+            self.save_at = Some(Instant::now() + SAVE_AFTER);
+        }
+    }
+}
+
+impl Watches {
+    async fn open(bus: &Bus, ctx: &Ctx) -> Result<Self, contract::Error> {
+        Ok(Self {
+            servers: bus.own().await?.watch().await?,
+            server_keys: bus.own().await?.watch().await?,
+            users: bus.own().await?.watch().await?,
+            credentials: bus.own().await?.watch().await?,
+            grant: bus.own().await?.watch_keys(ctx.config.node.as_str()).await?,
+        })
+    }
+
+    fn are_current(&self) -> bool {
+        self.servers.is_current()
+            && self.server_keys.is_current()
+            && self.users.is_current()
+            && self.credentials.is_current()
+            && self.grant.is_current()
+    }
+
+    /// Reads what was there when the watches began. Only from those that are behind: the others may have nothing
+    /// to say for long.
+    async fn read_into(&mut self, desired: &mut Desired, ctx: &Ctx) {
+        if !self.servers.is_current() {
+            self.servers.next().await.into_iter().for_each(|change| desired.server(&ctx.config.node, change));
+        }
+        if !self.server_keys.is_current() {
+            self.server_keys.next().await.into_iter().for_each(|change| desired.server_keys(change));
+        }
+        if !self.users.is_current() {
+            self.users.next().await.into_iter().for_each(|change| drop(desired.user(change)));
+        }
+        if !self.credentials.is_current() {
+            self.credentials.next().await.into_iter().for_each(|change| drop(desired.credentials(change)));
+        }
+        if !self.grant.is_current() {
+            for change in self.grant.next().await {
+                desired.grant = change.entry.value;
+            }
+        }
+    }
+}
+
+fn causes<S: State>(changes: &[Change<S>]) -> Vec<Trace> {
+    changes.iter().map(|change| change.trace.clone()).collect()
+}

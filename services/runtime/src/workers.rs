@@ -1,0 +1,125 @@
+//! The workers, one for each instance that is or should be, and what wakes them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use bus::{Shutdown, origin::Trace};
+use contract::{ServerName, UserName};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use crate::{
+    Ctx,
+    backend::Notice,
+    config::LOOK_EVERY,
+    instance::Instance,
+    mailbox::{Mailbox, Order},
+};
+
+/// The workers of this node.
+pub(crate) struct Workers {
+    ctx: Arc<Ctx>,
+    shutdown: Shutdown,
+    mailboxes: Mutex<BTreeMap<ServerName, Arc<Mailbox>>>,
+    /// Whether it is known what should be there; before that nothing counts as an orphan.
+    informed: AtomicBool,
+}
+
+impl Workers {
+    /// None yet.
+    pub(crate) fn new(ctx: Arc<Ctx>, shutdown: Shutdown) -> Self {
+        Self { ctx, shutdown, mailboxes: Mutex::default(), informed: AtomicBool::new(false) }
+    }
+
+    /// Gives an order; a worker is there for it or is made.
+    pub(crate) fn order(&self, server: &ServerName, order: &Order, cause: Option<&Trace>) {
+        let mut mailboxes = self.lock();
+        let taken = mailboxes.get(server).is_some_and(|mailbox| mailbox.order(order.clone(), cause.cloned()));
+        if taken {
+            return;
+        }
+        let mailbox = Arc::new(Mailbox::default());
+        mailbox.order(order.clone(), cause.cloned());
+        mailboxes.insert(server.clone(), mailbox.clone());
+        self.shutdown.spawn_until("instance", Instance::new(self.ctx.clone(), server.clone(), mailbox).run());
+    }
+
+    /// These are all orders there are: other workers have nothing to keep any more.
+    pub(crate) fn only(&self, servers: &BTreeSet<ServerName>) {
+        let others: Vec<ServerName> =
+            self.lock().keys().filter(|name| !servers.contains(*name)).cloned().collect();
+        for server in others {
+            self.order(&server, &Order::Gone, None);
+        }
+        self.informed.store(true, Ordering::Release);
+    }
+
+    /// The rosters have changed for these users; the workers of these servers let them in or out.
+    pub(crate) fn users<'a>(
+        &self,
+        servers: impl Iterator<Item = &'a ServerName>,
+        users: &[UserName],
+        causes: &[Trace],
+    ) {
+        let mailboxes = self.lock();
+        for mailbox in servers.filter_map(|server| mailboxes.get(server)) {
+            mailbox.users(users, causes);
+        }
+    }
+
+    /// Wakes workers when something happens to their instances, and finds instances that have none.
+    pub(crate) async fn look_out(self: Arc<Self>, mut notices: mpsc::Receiver<Notice>) {
+        let mut ticks = interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                notice = notices.recv() => match notice {
+                    Some(Notice::Container { server, .. }) => self.wake(&server),
+                    Some(Notice::Gap) => {
+                        self.lock().values().for_each(|mailbox| mailbox.look());
+                        self.find_orphans().await;
+                    }
+                    None => return,
+                },
+                _ = ticks.tick() => self.find_orphans().await,
+            }
+        }
+    }
+
+    /// Looks for instances of this node that nobody wants: left by an agent that was killed, or made by hand.
+    pub(crate) async fn find_orphans(&self) {
+        if !self.informed.load(Ordering::Acquire) {
+            return;
+        }
+        match self.ctx.backend.list().await {
+            Ok(containers) => {
+                for container in containers {
+                    if !self.lock().contains_key(&container.server) {
+                        tracing::warn!(server = %container.server, "an instance that nobody wants is removed");
+                        self.order(&container.server, &Order::Gone, None);
+                    }
+                }
+            }
+            Err(error) => tracing::debug!(%error, "cannot look for orphans now"),
+        }
+    }
+
+    fn wake(&self, server: &ServerName) {
+        if let Some(mailbox) = self.lock().get(server) {
+            mailbox.look();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ServerName, Arc<Mailbox>>> {
+        let mut mailboxes = self.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        mailboxes.retain(|_, mailbox| !mailbox.is_closed());
+        mailboxes
+    }
+}
