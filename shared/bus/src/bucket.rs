@@ -119,17 +119,30 @@ impl<S: State> Bucket<S> {
         }
     }
 
+    /// A read that is not answered is repeated as long as a write would be: it is half of most changes.
     async fn last(&self, key: &str) -> Result<Option<(Entry<S>, HeaderMap)>, Error> {
-        match self.stream.direct_get_last_for_subject(S::BUCKET.subject(key)).await {
-            Ok(message) => {
-                let entry =
-                    decode(&message.payload, Some(&message.headers), message.sequence).map_err(|error| {
-                        Error::new(Code::INTERNAL, format!("{} {key}: {error}", S::BUCKET.name))
-                    })?;
-                Ok(Some((entry, message.headers)))
-            }
-            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-            Err(error) => Err(jetstream_failed(&format!("read {} {key}", S::BUCKET.name), &error)),
+        let deadline = Instant::now() + WRITE_WITHIN;
+        loop {
+            let found = self.stream.direct_get_last_for_subject(S::BUCKET.subject(key));
+            let error = match self.bus.while_connected(found).await {
+                Some(Ok(message)) => {
+                    let entry = decode(&message.payload, Some(&message.headers), message.sequence).map_err(
+                        |error| Error::new(Code::INTERNAL, format!("{} {key}: {error}", S::BUCKET.name)),
+                    )?;
+                    return Ok(Some((entry, message.headers)));
+                }
+                Some(Err(error)) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
+                Some(Err(error)) => {
+                    let error = jetstream_failed(&format!("read {} {key}", S::BUCKET.name), &error);
+                    if Instant::now() > deadline {
+                        return Err(error);
+                    }
+                    error
+                }
+                None => continue,
+            };
+            tracing::debug!(%error, "reading again");
+            sleep(RETRY_AFTER).await;
         }
     }
 

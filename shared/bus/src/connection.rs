@@ -119,7 +119,8 @@ impl Bus {
         struct Info {
             ts: Option<Timestamp>,
         }
-        let asked = self.client.request(format!("$JS.API.STREAM.INFO.KV_{}", bucket.name), bytes::Bytes::new());
+        let asked =
+            self.client.request(format!("$JS.API.STREAM.INFO.KV_{}", bucket.name), bytes::Bytes::new());
         let no_answer = |why: &dyn std::fmt::Display| {
             Error::new(Code::BUS_TIMEOUT, format!("JetStream does not say what time it has: {why}"))
         };

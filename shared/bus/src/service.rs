@@ -17,7 +17,7 @@ use async_nats::{
 use bytes::Bytes;
 use contract::{Code, Effect, Error, Invalid, NodeName, Request, Subject};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use telemetry::context;
 use tokio::{
     sync::Semaphore,
@@ -181,7 +181,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
                 worker.refuse(&request, Code::SERVICE_OVERLOADED, "too many requests are waiting").await;
                 continue;
             };
-            let (worker, arrived) = (worker.clone(), Instant::now());
+            let (worker, arrived, ending) = (worker.clone(), Instant::now(), shutdown.clone());
             shutdown.spawn("request", async move {
                 match timeout(SHED_AFTER, worker.places.acquire()).await {
                     Ok(_place) => worker.answer(request, arrived).await,
@@ -191,12 +191,17 @@ impl<C: Send + Sync + 'static> Worker<C> {
                     }
                 }
                 drop(seat);
+                // The process may end with this task, and the reply has only been handed to the connection.
+                if ending.has_begun() {
+                    worker.bus.flush().await;
+                }
             });
         }
         let _ = endpoint.stop().await;
         while let Some(request) = endpoint.next().await {
             worker.refuse(&request, Code::SERVICE_STOPPING, "it came too late").await;
         }
+        worker.bus.flush().await;
     }
 
     /// Refuses a request before anything is done about it.
@@ -251,7 +256,9 @@ impl<C: Send + Sync + 'static> Worker<C> {
     }
 
     async fn reply(&self, request: &async_nats::service::Request, result: Result<Bytes, Error>) {
-        let Some(inbox) = request.message.reply.clone() else { return };
+        if request.message.reply.is_none() {
+            return;
+        }
         let largest = self.bus.client.max_payload();
         let result = match result {
             Ok(body) if body.len() > largest => Err(Error::new(
@@ -272,7 +279,8 @@ impl<C: Send + Sync + 'static> Worker<C> {
                 serde_json::to_vec(&error).unwrap_or_default().into()
             }
         };
-        let sent = self.bus.client.publish_with_headers(inbox, headers, body).await;
+        // Also a refusal goes out as `Ok`: an `Err` would have no body. It counts the request for `nats micro stats`.
+        let sent = request.respond_with_headers(Ok(body), headers).await;
         if let Err(error) = sent {
             tracing::warn!(%error, subject = self.subject, "a reply could not be sent");
         }
@@ -287,6 +295,10 @@ fn one_line(text: &str) -> String {
 /// Reads a request; an empty body stands for `{}`. The error names the field and keeps the code of its type.
 fn decode<R: DeserializeOwned>(body: &[u8]) -> Result<R, Error> {
     let body = if body.is_empty() { b"{}" } else { body };
+    // An array would be taken for the fields in their order, and mean something else after the next one is added.
+    if body.trim_ascii_start().first() != Some(&b'{') && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
+        return Err(Error::new(Code::REQUEST_INVALID, "a request is one JSON object"));
+    }
     let mut reader = serde_json::Deserializer::from_slice(body);
     let request = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
         let path = error.path().to_string();

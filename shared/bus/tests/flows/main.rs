@@ -1,0 +1,20 @@
+//! What the bus promises, on a real nats-server.
+//!
+//! - [`world`]    a service, a kind of state, and what tests ask of them
+//! - [`requests`] every request is answered: bugs, deadlines, bad input, too many at once, a service that stops
+//! - [`writes`]   guarded writes and batches, also while the server is killed
+//! - [`follow`]   feeds and watches across restarts of everything; dead letters
+//! - [`servers`]  servers that will not do, and streams that somebody configured otherwise
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test"
+)]
+
+mod follow;
+mod requests;
+mod servers;
+mod world;
+mod writes;
