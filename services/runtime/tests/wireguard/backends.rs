@@ -22,7 +22,7 @@ use runtime::{
     },
     engine::{
         Engine as _, EngineServer,
-        wireguard::{Settings, Wireguard},
+        wireguard::{IMAGE, Settings, Wireguard},
     },
 };
 use testkit::{
@@ -39,8 +39,6 @@ use uuid::Uuid;
 use crate::world::{PAGE_WITHIN, READY_WITHIN, User, engine_server, page, vpnd};
 
 const PAGE: u64 = 1_000_000;
-/// What `tools/images/build` makes for the workspace's version.
-const IMAGE: &str = concat!("vpn-wireguard:", env!("CARGO_PKG_VERSION"));
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_process_serves() {

@@ -20,7 +20,7 @@ use contract::{
 };
 use runtime::engine::{
     Converged, Engine as _, EngineServer, EngineUser, UserSecret,
-    wireguard::{Settings, Wireguard, interface},
+    wireguard::{IMAGE, Settings, Wireguard, interface},
 };
 use tempfile::TempDir;
 use testkit::{
@@ -161,7 +161,7 @@ pub(crate) fn adapter(run_dir: &Path, server: &EngineServer) -> Wireguard {
     let settings = Settings {
         run_dir: run_dir.to_owned(),
         inside: run_dir.to_owned(),
-        image: "vpn-wireguard:0.1.0".parse().unwrap(),
+        image: IMAGE.parse().unwrap(),
         program: vpnd(),
     };
     Wireguard::new(settings, server)
