@@ -1,6 +1,11 @@
 //! The environment, read here and nowhere else, and how the bus is found.
 
-use std::{env, ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use bus::Auth;
 use contract::{Code, Error};
@@ -22,6 +27,11 @@ pub(crate) struct Config {
     pub(crate) path: OsString,
     /// Where `vpn up` keeps what it starts, unless told otherwise.
     pub(crate) data: Option<PathBuf>,
+    /// The nats-server that `vpnd` is told to use by its environment.
+    pub(crate) nats_server: Option<PathBuf>,
+    /// A folder in memory.
+    runtime: Option<PathBuf>,
+    run_is_told: bool,
     url: Option<String>,
     context: Option<String>,
     env_url: Option<String>,
@@ -45,6 +55,10 @@ impl Config {
             traceparent: text("TRACEPARENT"),
             path: env::var_os("PATH").unwrap_or_default(),
             data: under("XDG_DATA_HOME", ".local/share").map(|folder| folder.join("vpn")),
+            nats_server: path("VPN_NATS_SERVER"),
+            runtime: path("XDG_RUNTIME_DIR")
+                .or_else(|| rustix::process::geteuid().is_root().then(|| "/run".into())),
+            run_is_told: path("VPN_RUN_DIR").is_some(),
             url: global.nats.clone(),
             context: global.context.clone(),
             env_url: text("NATS_URL"),
@@ -76,6 +90,19 @@ impl Config {
             config.auth = Auth::Nkey(file.clone());
         }
         Ok(config)
+    }
+
+    /// The same for another bus.
+    pub(crate) fn at(&self, url: &str) -> Self {
+        Self { url: Some(url.to_owned()), context: None, ..self.clone() }
+    }
+
+    /// Where engines find their configuration and secrets, best in memory; in `data` where that is not the usual
+    /// place, so that two houses on a machine do not meet. None where `vpnd` is told by its environment.
+    pub(crate) fn run_folder(&self, data: &Path) -> Option<PathBuf> {
+        let usual = self.data.as_deref() == Some(data);
+        let memory = self.runtime.as_ref().filter(|_| usual).map(|folder| folder.join("vpn"));
+        (!self.run_is_told).then(|| memory.unwrap_or_else(|| data.join("run")))
     }
 
     fn read_context(&self, name: Option<&str>) -> Result<Option<bus::Config>, Error> {

@@ -49,12 +49,11 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    /// A trace helps where a service failed; what it refused says all there is to say, and what never reached a
-    /// service has no trace to look at.
+    /// What failed here, or never got as far as the bus, has no trace worth a look.
     pub(crate) fn traced(error: Error, trace: Option<String>) -> Self {
-        let failed = error.status() >= 500 && exit_code(&error.code) != UNAVAILABLE;
+        let asked = exit_code(&error.code) != UNAVAILABLE || error.code == Code::BUS_NO_RESPONDERS;
         let ours = error.code.as_str().starts_with("cli.");
-        Self { trace: trace.filter(|_| failed && !ours), error }
+        Self { trace: trace.filter(|_| asked && !ours), error }
     }
 }
 

@@ -105,8 +105,14 @@ pub(crate) enum Command {
 pub(crate) enum Nodes {
     /// List the nodes
     List,
-    /// Show one node and what it says of itself
+    /// Show one node
+    #[command(visible_alias = "get")]
     Show {
+        /// Which
+        node: NodeName,
+    },
+    /// Have a node look at what it is made of: daemon, programs, rights
+    Inspect {
         /// Which
         node: NodeName,
     },
@@ -127,8 +133,8 @@ pub(crate) enum Keys {
 const LINK_EXAMPLES: &str = "\
 Examples:
   vpn link alice --qr                                scan it with v2rayNG, Hiddify or Streisand
-  vpn link alice --server reality-443 --png alice.png
-  vpn link alice --server wg-51820 --conf alice.conf
+  vpn link alice reality-443 --png alice.png
+  vpn link alice wg-51820 --conf alice.conf
 
 A link holds the user's secret: files are made for their owner alone (0600).";
 
@@ -138,8 +144,7 @@ A link holds the user's secret: files are made for their owner alone (0600).";
 pub(crate) struct Link {
     /// Whose
     pub(crate) user: UserName,
-    /// For this server only
-    #[arg(long, value_name = "NAME")]
+    /// For which server; for all of them when absent
     pub(crate) server: Option<ServerName>,
     /// Draw a QR code in the terminal
     #[arg(long)]

@@ -17,6 +17,7 @@ pub(crate) enum Verb {
         node: Option<NodeName>,
     },
     /// Show one server, and what runs for it
+    #[command(visible_alias = "get")]
     Show {
         /// Which
         name: ServerName,

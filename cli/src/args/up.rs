@@ -38,7 +38,8 @@ pub(crate) struct Up {
     /// The first server's port [default: 443, 8388 or 51820, as the protocol has it]
     #[arg(long)]
     pub(crate) port: Option<Port>,
-    /// vless-reality: the site whose handshake strangers see [default: www.microsoft.com:443]
+    /// vless-reality: the site whose handshake strangers see [default: www.microsoft.com:443; where that cannot
+    /// be reached, the first server is a shadowsocks-2022]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) dest: Option<HostPort>,
     /// vless-reality: the name in the dest's certificate that clients ask for [default: the dest's host]
@@ -55,13 +56,17 @@ pub(crate) struct Up {
     pub(crate) wait: Duration,
 }
 
+const DOWN_EXAMPLES: &str = "\
+Everything is kept: users, servers and keys are there again after the next `vpn up`.";
+
 /// What to stop.
 #[derive(Debug, clap::Args)]
+#[command(after_help = DOWN_EXAMPLES)]
 pub(crate) struct Down {
     /// Where it lives [default: $XDG_DATA_HOME/vpn, else ~/.local/share/vpn]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// Stop the VPN servers too; without it they keep serving their users
+    /// Leave the VPN servers of this machine running: they keep serving their users
     #[arg(long)]
-    pub(crate) servers: bool,
+    pub(crate) keep_servers: bool,
 }

@@ -18,6 +18,7 @@ pub(crate) enum Verb {
     #[command(after_help = LIST_EXAMPLES)]
     List(List),
     /// Show one user
+    #[command(visible_alias = "get")]
     Show {
         /// Whom
         name: UserName,
@@ -45,7 +46,7 @@ pub(crate) enum Verb {
     /// What a user's app imports: the same as `vpn link`
     Link(Link),
     /// Create many users from a file
-    #[command(after_help = IMPORT_EXAMPLES)]
+    #[command(after_help = IMPORT_EXAMPLES, visible_alias = "create-many")]
     Import(Import),
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bus::Bus;
 use contract::{
     Error, State, Timestamp,
-    fleet::{ListNodes, ListServers, Node, Presence},
+    fleet::{AddressSource, ListNodes, ListServers, Node, Presence},
     runtime::{Inspect, InstanceState},
     users::User,
 };
@@ -22,11 +22,21 @@ const INSPECT_WITHIN: Duration = Duration::from_secs(5);
 /// Clocks may differ so much: Shadowsocks 2022 refuses 30 s (SIP022), and expiry is meant to the second.
 const CLOCKS_DIFFER: f64 = 5.0;
 
+/// How a thing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Verdict {
+    Ok,
+    /// It works, and may not go on doing so.
+    Warn,
+    Fail,
+}
+
 /// One thing that was looked at.
 #[derive(Serialize)]
 struct Finding {
     name: String,
-    ok: bool,
+    verdict: Verdict,
     found: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     cure: Option<String>,
@@ -34,11 +44,15 @@ struct Finding {
 
 impl Finding {
     fn ok(name: impl Into<String>, found: impl Into<String>) -> Self {
-        Self { name: name.into(), ok: true, found: found.into(), cure: None }
+        Self { name: name.into(), verdict: Verdict::Ok, found: found.into(), cure: None }
+    }
+
+    fn warning(name: impl Into<String>, found: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self { name: name.into(), verdict: Verdict::Warn, found: found.into(), cure: Some(cure.into()) }
     }
 
     fn failed(name: impl Into<String>, found: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self { name: name.into(), ok: false, found: found.into(), cure: Some(cure.into()) }
+        Self { name: name.into(), verdict: Verdict::Fail, found: found.into(), cure: Some(cure.into()) }
     }
 
     fn error(name: impl Into<String>, error: &Error) -> Self {
@@ -49,7 +63,7 @@ impl Finding {
 pub(crate) async fn run(ctx: &Context) -> Result<Exit, Error> {
     let findings = look(ctx).await?;
     ctx.output.show(&findings, |style| text(&findings, style))?;
-    let well = findings.iter().all(|finding| finding.ok);
+    let well = findings.iter().all(|finding| finding.verdict != Verdict::Fail);
     Ok(if well { Exit::Done } else { Exit::Unwell })
 }
 
@@ -76,7 +90,7 @@ async fn look(ctx: &Context) -> Result<Vec<Finding>, Error> {
     for node in &nodes {
         inspect(ctx, node, &mut findings).await;
     }
-    if nodes.is_empty() && findings.iter().all(|finding| finding.ok) {
+    if nodes.is_empty() && findings.iter().all(|finding| finding.verdict != Verdict::Fail) {
         findings.push(Finding::failed(
             "nodes",
             "there is none",
@@ -104,7 +118,7 @@ async fn clock(bus: &Bus) -> Option<Finding> {
             );
             Some(match ahead.abs() <= CLOCKS_DIFFER {
                 true => Finding::ok("clock", found),
-                false => Finding::failed("clock", found, "Set the clocks of both machines by NTP."),
+                false => Finding::warning("clock", found, "Set the clocks of both machines by NTP."),
             })
         }
     }
@@ -121,6 +135,12 @@ async fn inspect(ctx: &Context, node: &Node, findings: &mut Vec<Finding>) {
         ));
         return;
     }
+    let address = &node.announced.address;
+    if address.source == AddressSource::Detected {
+        let found = format!("links carry {}, which was detected", address.host);
+        let cure = "Behind a NAT it is wrong: start the node with --address PUBLIC-NAME-OR-ADDRESS.";
+        findings.push(Finding::warning(format!("node {name}"), found, cure));
+    }
     let asked = match ctx.bus().await {
         Ok(bus) => bus.call_within(Inspect { node: name.clone() }, INSPECT_WITHIN).await,
         Err(error) => Err(error),
@@ -128,8 +148,9 @@ async fn inspect(ctx: &Context, node: &Node, findings: &mut Vec<Finding>) {
     match asked {
         Err(error) => findings.push(Finding::error(format!("node {name}"), &error)),
         Ok(report) => findings.extend(report.checks.into_iter().map(|check| Finding {
-            name: format!("{name}: {}", check.name),
-            ok: check.ok,
+            name: format!("node {name}: {}", check.name),
+            verdict: if check.ok { Verdict::Ok } else { Verdict::Fail },
+            // A node says the cure with what it found.
             found: check.detail,
             cure: None,
         })),
@@ -147,8 +168,12 @@ async fn servers(ctx: &Context, findings: &mut Vec<Finding>) {
         findings.push(match instance.map(|instance| &instance.state) {
             Some(InstanceState::Running) => Finding::ok(name, format!("runs on {}", server.node)),
             Some(InstanceState::Failed { error }) => Finding::error(name, error),
-            Some(state) => {
+            Some(state @ InstanceState::Starting) => {
                 let cure = format!("Wait a moment; then see the log of node {}.", server.node);
+                Finding::warning(name, format!("is {}", state.as_str()), cure)
+            }
+            Some(state) => {
+                let cure = format!("See the log of node {}.", server.node);
                 Finding::failed(name, format!("is {} and should run", state.as_str()), cure)
             }
             None => {
@@ -162,16 +187,21 @@ async fn servers(ctx: &Context, findings: &mut Vec<Finding>) {
 fn text(findings: &[Finding], style: &Style) -> String {
     let mut table = Table::lines();
     for finding in findings {
-        let (paint, word) = if finding.ok { (Paint::Good, "ok") } else { (Paint::Bad, "failed") };
+        let (paint, word) = match finding.verdict {
+            Verdict::Ok => (Paint::Good, "ok"),
+            Verdict::Warn => (Paint::Warn, "warn"),
+            Verdict::Fail => (Paint::Bad, "fail"),
+        };
         table.row([finding.name.as_str().into(), Cell::painted(paint, word), finding.found.as_str().into()]);
         if let Some(cure) = finding.cure.as_deref().filter(|cure| !cure.is_empty()) {
             table.row(["".into(), "".into(), Cell::painted(Paint::Strong, cure)]);
         }
     }
-    let failed = findings.iter().filter(|finding| !finding.ok).count();
-    let last = match failed {
-        0 => style.paint(Paint::Good, "all is well"),
-        failed => style.paint(Paint::Bad, &format!("{failed} of {} failed", findings.len())),
+    let count = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
+    let last = match (count(Verdict::Fail), count(Verdict::Warn)) {
+        (0, 0) => style.paint(Paint::Good, "all is well"),
+        (0, warned) => style.paint(Paint::Warn, &format!("it works; {warned} to look at")),
+        (failed, _) => style.paint(Paint::Bad, &format!("{failed} of {} failed", findings.len())),
     };
     table.render(style) + &last
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use contract::{
     Code, Error, Protocol,
-    keys::{self, ServerLink},
+    keys::{self, Links, ServerLink},
 };
 
 use super::{files::write_private, qr::Qr};
@@ -21,17 +21,26 @@ pub(crate) async fn run(ctx: &Context, args: Link) -> Result<(), Error> {
         return Err(Error::new(Code::FLEET_SERVER_NOT_FOUND, what)
             .with_hint("create one: vpn servers create NAME --protocol PROTOCOL"));
     }
-    let wrote = [
-        write(ctx, args.png.as_deref(), args.force, &links.links, None, |link| Qr::new(&link.link)?.png())?,
-        write(ctx, args.svg.as_deref(), args.force, &links.links, None, |link| {
-            Ok(Qr::new(&link.link)?.svg().into_bytes())
-        })?,
-        write(ctx, args.conf.as_deref(), args.force, &links.links, Some(Protocol::Wireguard), |link| {
-            Ok(link.link.clone().into_bytes())
-        })?,
-    ];
+    // Everything is chosen and drawn before the first file is written.
+    let mut files: Vec<(&Path, &ServerLink, Vec<u8>)> = Vec::new();
+    if let Some(path) = args.png.as_deref() {
+        let link = only(&links, path, None)?;
+        files.push((path, link, Qr::new(&link.link)?.png()?));
+    }
+    if let Some(path) = args.svg.as_deref() {
+        let link = only(&links, path, None)?;
+        files.push((path, link, Qr::new(&link.link)?.svg().into_bytes()));
+    }
+    if let Some(path) = args.conf.as_deref() {
+        let link = only(&links, path, Some(Protocol::Wireguard))?;
+        files.push((path, link, link.link.clone().into_bytes()));
+    }
+    for (path, link, bytes) in &files {
+        write_private(path, bytes, args.force)?;
+        ctx.output.aside(&format!("wrote {} for {}", path.display(), link.server));
+    }
     // Who asks for a file does not ask for the secret on the screen.
-    if wrote.contains(&true) && !args.qr && ctx.output.for_people() {
+    if !files.is_empty() && !args.qr && ctx.output.for_people() {
         return Ok(());
     }
     let drawings = match args.qr {
@@ -60,37 +69,23 @@ pub(crate) fn text(links: &[ServerLink], drawings: &[Option<Qr>], style: &Style)
     text
 }
 
-/// Writes a file of the one link that it can be about; says whether it was asked to.
-fn write(
-    ctx: &Context,
-    path: Option<&Path>,
-    force: bool,
-    links: &[ServerLink],
-    protocol: Option<Protocol>,
-    content: impl Fn(&ServerLink) -> Result<Vec<u8>, Error>,
-) -> Result<bool, Error> {
-    let Some(path) = path else { return Ok(false) };
+/// The one link that a file can be about.
+fn only<'l>(links: &'l Links, path: &Path, protocol: Option<Protocol>) -> Result<&'l ServerLink, Error> {
     let fitting: Vec<&ServerLink> =
-        links.iter().filter(|link| protocol.is_none_or(|protocol| link.protocol == protocol)).collect();
-    let link = match fitting.as_slice() {
-        [link] => link,
+        links.links.iter().filter(|link| protocol.is_none_or(|protocol| link.protocol == protocol)).collect();
+    match fitting.as_slice() {
+        [link] => Ok(link),
         [] => {
             let what = "there is no wireguard server among them, and only those have configuration files";
-            return Err(Error::new(Code::CLI_USAGE, what)
-                .with_hint("see `vpn servers list`; other links are text: vpn link USER"));
+            Err(Error::new(Code::CLI_USAGE, what)
+                .with_hint("see `vpn servers list`; other links are text: vpn link USER"))
         }
         several => {
             let names: Vec<&str> = several.iter().map(|link| link.server.as_str()).collect();
-            let what = format!(
-                "{} holds one link, and there are {}: {}",
-                path.display(),
-                names.len(),
-                names.join(", ")
-            );
-            return Err(Error::new(Code::CLI_USAGE, what).with_hint("say which: --server NAME"));
+            let (path, count, names) = (path.display(), names.len(), names.join(", "));
+            let what = format!("{path} holds one link, and there are {count}: {names}");
+            Err(Error::new(Code::CLI_USAGE, what)
+                .with_hint(format!("say which: vpn link {} SERVER", links.user)))
         }
-    };
-    write_private(path, &content(link)?, force)?;
-    ctx.output.aside(&format!("wrote {} for {}", path.display(), link.server));
-    Ok(true)
+    }
 }

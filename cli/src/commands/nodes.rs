@@ -1,45 +1,53 @@
 //! `vpn nodes`.
 
 use contract::{
-    Code, Error,
+    Code, Error, NodeName,
     fleet::{self, AddressSource, Node, Presence},
-    runtime::{Check, Inspect},
+    runtime::Inspect,
 };
-use serde::Serialize;
 
 use crate::{
     args::Nodes,
-    context::Context,
+    context::{Context, Exit},
     output::{Cell, Paint, Style, Table},
 };
 
-/// A node and what it says of itself when asked; nothing where it does not answer.
-#[derive(Serialize)]
-struct Shown {
-    #[serde(flatten)]
-    node: Node,
-    checks: Option<Vec<Check>>,
-}
-
-pub(crate) async fn run(ctx: &Context, verb: Nodes) -> Result<(), Error> {
+pub(crate) async fn run(ctx: &Context, verb: Nodes) -> Result<Exit, Error> {
     match verb {
         Nodes::List => {
             let nodes = ctx.call(fleet::ListNodes {}).await?.nodes;
-            ctx.output.show(&nodes, |style| list(&nodes, style))
+            ctx.output.show(&nodes, |style| list(&nodes, style))?;
         }
         Nodes::Show { node } => {
             let node = ctx.call(fleet::GetNode { name: node }).await?;
-            let checks = match ctx.call(Inspect { node: node.announced.node.clone() }).await {
-                Ok(report) => Some(report.checks),
-                Err(error) if error.code == Code::BUS_NO_RESPONDERS || error.code == Code::BUS_TIMEOUT => {
-                    None
-                }
-                Err(error) => return Err(error),
-            };
-            let shown = Shown { node, checks };
-            ctx.output.show(&shown, |style| show(&shown, style))
+            ctx.output.show(&node, |style| show(&node, style))?;
         }
+        Nodes::Inspect { node } => return inspect(ctx, node).await,
     }
+    Ok(Exit::Done)
+}
+
+async fn inspect(ctx: &Context, node: NodeName) -> Result<Exit, Error> {
+    let asked = ctx.call(Inspect { node: node.clone() }).await;
+    let report = match asked {
+        // Nobody answers for it: one that does not exist gets a better answer than one that is away.
+        Err(error) if error.code == Code::BUS_NO_RESPONDERS => {
+            ctx.call(fleet::GetNode { name: node.clone() }).await?;
+            let hint =
+                format!("Start its `vpnd runtime`, or look at its way to the bus: vpn nodes show {node}");
+            return Err(Error { message: format!("node {node} does not answer"), ..error }.with_hint(hint));
+        }
+        asked => asked?,
+    };
+    ctx.output.show(&report, |style| {
+        let mut table = Table::lines();
+        for check in &report.checks {
+            let (paint, word) = if check.ok { (Paint::Good, "ok") } else { (Paint::Bad, "fail") };
+            table.row([check.name.as_str().into(), Cell::painted(paint, word), check.detail.as_str().into()]);
+        }
+        table.render(style)
+    })?;
+    Ok(if report.checks.iter().all(|check| check.ok) { Exit::Done } else { Exit::Unwell })
 }
 
 fn list(nodes: &[Node], style: &Style) -> String {
@@ -62,35 +70,29 @@ fn list(nodes: &[Node], style: &Style) -> String {
     table.render(style)
 }
 
-fn show(shown: &Shown, style: &Style) -> String {
-    let said = &shown.node.announced;
+fn show(node: &Node, style: &Style) -> String {
+    let said = &node.announced;
     let mut table = Table::lines();
     table.row(["node".into(), Cell::painted(Paint::Strong, said.node.as_str())]);
-    table.row(["state".into(), presence(shown.node.presence, style)]);
-    table.row(["address".into(), address(&shown.node).into()]);
+    table.row(["state".into(), presence(node.presence, style)]);
+    table.row(["address".into(), address(node).into()]);
     table.row(["backend".into(), format!("{} {}", said.backend, said.backend_version).into()]);
     table.row(["cpus".into(), said.cpus.to_string().into()]);
     table.row(["version".into(), said.version.as_str().into()]);
-    table.row(["joined".into(), style.moment(shown.node.joined_at).into()]);
-    match &shown.checks {
-        None => table.row(["checks".into(), Cell::painted(Paint::Warn, "the node does not answer")]),
-        Some(checks) => checks.iter().for_each(|check| {
-            let found = if check.ok { Paint::Good } else { Paint::Bad };
-            let word = if check.ok { "ok" } else { "failed" };
-            table.row([check.name.as_str().into(), Cell::painted(found, word), check.detail.as_str().into()]);
-        }),
-    }
+    table.row(["joined".into(), style.moment(node.joined_at).into()]);
+    table.row(["curve key".into(), said.curve_key.as_str().into()]);
     table.render(style)
 }
 
-pub(crate) fn presence(presence: Presence, style: &Style) -> Cell {
+fn presence(presence: Presence, style: &Style) -> Cell {
     match presence {
         Presence::Online => Cell::painted(Paint::Good, "online"),
         Presence::Lost { since } => Cell::painted(Paint::Bad, format!("lost {}", style.moment(since))),
     }
 }
 
-fn address(node: &Node) -> String {
+/// What links carry.
+pub(crate) fn address(node: &Node) -> String {
     let address = &node.announced.address;
     match address.source {
         AddressSource::Given => address.host.clone(),

@@ -15,6 +15,11 @@ impl Cell {
     pub(crate) fn painted(paint: Paint, text: impl Into<String>) -> Self {
         Self { text: harmless(&text.into()), paint }
     }
+
+    /// The text alone, outside of a table.
+    pub(crate) fn text(&self, style: &Style) -> String {
+        style.paint(self.paint, &self.text)
+    }
 }
 
 impl<T: Into<String>> From<T> for Cell {
