@@ -32,8 +32,6 @@ pub struct Config {
     pub xray_image: ImageRef,
     /// The image of WireGuard servers that name none.
     pub wireguard_image: ImageRef,
-    /// Environment variables for engines, such as `SSL_CERT_FILE` for a private dest.
-    pub engine_env: Vec<(String, String)>,
 }
 
 /// Without an event, everything is compared this often: events can be lost, and hands can change containers.

@@ -211,9 +211,6 @@ struct RuntimeOptions {
     /// The image of WireGuard servers that name none
     #[arg(long, env = "VPN_WIREGUARD_IMAGE", default_value = wireguard::IMAGE)]
     wireguard_image: ImageRef,
-    /// An environment variable for engines, such as SSL_CERT_FILE=/path for a dest of one's own
-    #[arg(long = "engine-env", value_name = "NAME=VALUE", value_parser = variable)]
-    engine_env: Vec<(String, String)>,
     /// Where programs are looked for
     #[arg(long, env = "PATH", hide = true, hide_env_values = true)]
     path: Option<std::ffi::OsString>,
@@ -238,7 +235,6 @@ impl RuntimeOptions {
             xray: self.xray.clone().or_else(|| beside("xray")).unwrap_or_else(|| "xray".into()),
             xray_image: self.xray_image.clone(),
             wireguard_image: self.wireguard_image.clone(),
-            engine_env: self.engine_env.clone(),
             vpnd,
         })
     }
@@ -252,13 +248,6 @@ fn own_name() -> anyhow::Result<NodeName> {
     short
         .parse()
         .with_context(|| format!("the host's name {name:?} cannot be a node's; give one with --node"))
-}
-
-fn variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("give NAME=VALUE".to_owned()),
-    }
 }
 
 /// A WireGuard device.

@@ -131,7 +131,9 @@ impl Place {
             // A signal to our terminal is for us: the bus ends after the services.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("start {}", self.program.display()))?;
+            .with_context(|| {
+                format!("start {}; install nats-server or name it with --nats-server", self.program.display())
+            })?;
         let pid = child.id().context("nats-server ended at once")?;
         // Dropped, tokio goes on to reap it.
         drop(child);

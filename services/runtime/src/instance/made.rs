@@ -38,7 +38,7 @@ pub(super) fn make(ctx: &Ctx, target: &EngineServer) -> Made {
                 inside,
                 image: image(&ctx.config.xray_image),
                 program: ctx.config.xray.clone(),
-                env: ctx.config.engine_env.clone(),
+                env: Vec::new(),
             };
             std::sync::Arc::new(Xray::new(place, server.protocol, server.port))
         }

@@ -219,6 +219,7 @@ impl Instance {
                 }
             }
             Action::Create(_) => {
+                self.report(InstanceState::Starting);
                 let Some(made) = &mut self.made else { return Ok(()) };
                 let span = info_span!("create container", container.runtime = backend.name());
                 made.spec.traceparent = origin::traceparent();
@@ -238,6 +239,7 @@ impl Instance {
             Action::Start(_) => {
                 let (Some(made), Order::Serve(server, roster)) = (&self.made, order) else { return Ok(()) };
                 self.serving = None;
+                self.report(InstanceState::Starting);
                 self.pace.started(Instant::now());
                 // It would write after us what it knew before.
                 if let Some(saving) = self.saving.take() {
@@ -260,7 +262,6 @@ impl Instance {
     /// Brings the engine that runs in `pid` in line with the roster.
     async fn serve(&mut self, roster: &Roster, pid: u32) -> Result<(), Error> {
         let Some(made) = &self.made else { return Ok(()) };
-        self.report(InstanceState::Starting);
         let engine = made.engine.clone();
         let ready = engine.ready(Instant::now() + READY_WITHIN).instrument(info_span!("engine ready"));
         let answered = tokio::select! {
