@@ -97,12 +97,20 @@ impl Config {
         Self { url: Some(url.to_owned()), context: None, ..self.clone() }
     }
 
-    /// Where engines find their configuration and secrets, best in memory; in `data` where that is not the usual
-    /// place, so that two houses on a machine do not meet. None where `vpnd` is told by its environment.
+    /// Where engines find their configuration and secrets: in memory, under a name of its own for every `data` but
+    /// the usual one, so that two houses on a machine do not meet. None where `vpnd` is told by its environment or
+    /// there is no such place.
     pub(crate) fn run_folder(&self, data: &Path) -> Option<PathBuf> {
-        let usual = self.data.as_deref() == Some(data);
-        let memory = self.runtime.as_ref().filter(|_| usual).map(|folder| folder.join("vpn"));
-        (!self.run_is_told).then(|| memory.unwrap_or_else(|| data.join("run")))
+        let memory = self.runtime.as_ref().filter(|_| !self.run_is_told)?;
+        if self.data.as_deref() == Some(data) {
+            return Some(memory.join("vpn"));
+        }
+        // FNV-1a: stable from build to build, and short, as paths of sockets must be.
+        let hash =
+            data.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+                (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+            });
+        Some(memory.join(format!("vpn-{hash:016x}")))
     }
 
     fn read_context(&self, name: Option<&str>) -> Result<Option<bus::Config>, Error> {

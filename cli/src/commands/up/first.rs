@@ -32,9 +32,13 @@ pub(super) async fn server(
     deadline: Instant,
 ) -> Result<(Shown, Option<Duration>), Error> {
     let begun = Instant::now();
-    let (server, new) = match there(ctx, args, node).await? {
-        Some(server) => (server, false),
-        None => (create(ctx, args, &node.announced.node).await?, true),
+    let (server, new) = match wanted(ctx, args, node).await? {
+        Wish::Is(server) => (*server, false),
+        Wish::Create(request) => {
+            let reply = ctx.call(*request).await?;
+            reply.warnings.iter().for_each(|warning| ctx.output.warn(warning));
+            (reply.server, true)
+        }
     };
     let before = instances::of(ctx, &server).await?;
     let ran = before.is_some_and(|instance| instance.state == InstanceState::Running);
@@ -46,23 +50,72 @@ pub(super) async fn server(
     Ok((Shown { server, instance }, (new || !ran).then(|| begun.elapsed())))
 }
 
+/// What comes of the options.
+enum Wish {
+    /// It is there.
+    Is(Box<Server>),
+    /// It is to be made.
+    Create(Box<CreateServer>),
+}
+
 /// The server that is asked for; where none is, the first one, of this node before others.
-async fn there(ctx: &Context, args: &Up, node: &Node) -> Result<Option<Server>, Error> {
-    let named = match (&args.server, args.server_protocol, args.port) {
-        (Some(name), ..) => Some(name.clone()),
-        (None, None, None) if args.dest.is_none() => None,
-        (None, protocol, _) => Some(name(args, protocol.unwrap_or(Protocol::VlessReality))?),
-    };
-    let Some(name) = named else {
+async fn wanted(ctx: &Context, args: &Up, node: &Node) -> Result<Wish, Error> {
+    let anything =
+        args.server.is_none() && args.server_protocol.is_none() && args.port.is_none() && args.dest.is_none();
+    if anything {
         let mut servers = ctx.call(ListServers::default()).await?.servers;
         servers.sort_by_key(|server| (server.node != node.announced.node, !server.running));
-        return Ok(servers.into_iter().next());
-    };
+        if let Some(server) = servers.into_iter().next() {
+            return Ok(Wish::Is(Box::new(server)));
+        }
+    }
+    let mut protocol = args.server_protocol.unwrap_or(Protocol::VlessReality);
+    if let Some(server) = get(ctx, name(args, protocol)?).await? {
+        return Ok(Wish::Is(Box::new(server)));
+    }
+    let mut reality = None;
+    if protocol == Protocol::VlessReality {
+        let site = site(args)?;
+        match probe(ctx, &node.announced.node, &site).await {
+            // REALITY cannot work without its dest; where nobody has asked for it, something else will do.
+            Err(error) if args.server_protocol.is_none() && args.dest.is_none() => {
+                protocol = Protocol::Shadowsocks2022;
+                ctx.output.warn(&format!(
+                    "{}; vless-reality needs such a site, so the first server is a {protocol}. With a site that \
+                     this machine reaches: vpn up --dest HOST:PORT",
+                    error.message
+                ));
+                if let Some(server) = get(ctx, name(args, protocol)?).await? {
+                    return Ok(Wish::Is(Box::new(server)));
+                }
+            }
+            // What was asked for is created; fleet looks again and says what is wrong with it.
+            _ => reality = Some(site),
+        }
+    }
+    Ok(Wish::Create(Box::new(CreateServer {
+        name: name(args, protocol)?,
+        protocol,
+        port: args.port.map_or_else(|| usual_port(protocol), Ok)?,
+        node: Some(node.announced.node.clone()),
+        image: None,
+        reality,
+        resources: None,
+        allow_private: args.allow_private.clone(),
+    })))
+}
+
+async fn get(ctx: &Context, name: ServerName) -> Result<Option<Server>, Error> {
     match ctx.call(GetServer { name }).await {
         Ok(server) => Ok(Some(server)),
         Err(error) if error.code == Code::FLEET_SERVER_NOT_FOUND => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+async fn probe(ctx: &Context, node: &NodeName, site: &Reality) -> Result<(), Error> {
+    let server_name = site.server_names.first().cloned().unwrap_or_default();
+    ctx.call(ProbeDest { node: node.clone(), dest: site.dest.clone(), server_name }).await.map(drop)
 }
 
 fn name(args: &Up, protocol: Protocol) -> Result<ServerName, Error> {
@@ -78,47 +131,7 @@ fn name(args: &Up, protocol: Protocol) -> Result<ServerName, Error> {
     Ok(format!("{short}-{port}").parse()?)
 }
 
-async fn create(ctx: &Context, args: &Up, node: &NodeName) -> Result<Server, Error> {
-    let mut protocol = args.server_protocol.unwrap_or(Protocol::VlessReality);
-    let mut reality = None;
-    if protocol == Protocol::VlessReality {
-        let wanted = pretend(args)?;
-        // REALITY cannot work without its dest; where nobody has asked for it, something else will do.
-        let free = args.server_protocol.is_none() && args.dest.is_none();
-        let request = ProbeDest {
-            node: node.clone(),
-            dest: wanted.dest.clone(),
-            server_name: wanted.server_names.first().cloned().unwrap_or_default(),
-        };
-        match ctx.call(request).await {
-            Err(error) if free => {
-                protocol = Protocol::Shadowsocks2022;
-                ctx.output.warn(&format!(
-                    "vless-reality needs a site to hide behind, and {} will not do ({}), so the first server is \
-                     a {protocol}; name a site that this machine reaches: vpn up --dest HOST:PORT",
-                    wanted.dest, error.message
-                ));
-            }
-            // What was asked for is created; fleet looks again and says what is wrong with it.
-            _ => reality = Some(wanted),
-        }
-    }
-    let request = CreateServer {
-        name: name(args, protocol)?,
-        protocol,
-        port: args.port.map_or_else(|| usual_port(protocol), Ok)?,
-        node: Some(node.clone()),
-        image: None,
-        reality,
-        resources: None,
-        allow_private: args.allow_private.clone(),
-    };
-    let reply = ctx.call(request).await?;
-    reply.warnings.iter().for_each(|warning| ctx.output.warn(warning));
-    Ok(reply.server)
-}
-
-fn pretend(args: &Up) -> Result<Reality, Error> {
+fn site(args: &Up) -> Result<Reality, Error> {
     let dest: HostPort = args.dest.clone().map_or_else(|| DEST.parse(), Ok)?;
     let name = args.server_name.clone().unwrap_or_else(|| dest.host().to_owned());
     Ok(Reality { dest, server_names: vec![name] })
