@@ -90,11 +90,15 @@ pub type Trace = Context;
 /// Causes of a span beyond this number are left out: a link costs memory and tells no more.
 const LINKS_MAX: usize = 32;
 
-/// Makes `span` a child of the one trace that caused it, or links it to the several that did.
+/// Makes `span` part of the one trace that caused it, or links it to the several that did.
 pub fn caused_by(span: &tracing::Span, causes: &[Trace]) {
-    match causes {
-        [one] => context::set_parent(span, one.clone()),
-        many => many.iter().take(LINKS_MAX).for_each(|cause| context::link(span, cause)),
+    let Some(last) = causes.last() else { return };
+    let trace = context::trace_id(last);
+    if causes.iter().all(|cause| context::trace_id(cause) == trace) {
+        // The last one: without it, this would not have been possible yet.
+        context::set_parent(span, last.clone());
+    } else {
+        causes.iter().take(LINKS_MAX).for_each(|cause| context::link(span, cause));
     }
 }
 
