@@ -119,10 +119,13 @@ mod tests {
                     }
                 }
             };
-            // Each delivery ends a batch at some change, while the bucket may already hold later ones.
+            // Each delivery ends a batch at some change, while the bucket may already hold later ones. What was
+            // delivered once is in the bucket from then on.
+            let mut known = 0;
             for (last, ahead) in cuts {
                 let last = last.min(history.len() - 1);
-                deliver(&mut standing, last, (last + ahead).min(history.len() - 1));
+                known = known.max(last + ahead).min(history.len() - 1);
+                deliver(&mut standing, last, known);
             }
             let end = history.len() - 1;
             for last in 0..=end {
