@@ -44,5 +44,6 @@ pub const STOP_GRACE: Duration = Duration::from_secs(2);
 pub const SAVE_AFTER: Duration = Duration::from_millis(700);
 /// The first and the longest pause before an instance that failed is tried again.
 pub const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(10)];
-/// An instance that ran for so long has proven itself: its next failure is retried at once.
-pub const PROVEN_AFTER: Duration = Duration::from_secs(10);
+/// An instance that was started so long ago has proven itself: its next failure is retried at once. More than the
+/// longest pause and the longest start together, or waiting would count as running.
+pub const PROVEN_AFTER: Duration = Duration::from_secs(30);

@@ -50,6 +50,7 @@ use backend::{
 use bus::{Bus, Shutdown, View};
 pub use config::Config;
 use contract::{Code, Error, fleet::PublicAddress, runtime::Instance};
+use engine::{Engine, EngineServer};
 use reports::Reports;
 use saved::Saved;
 use seal::CurveKey;
@@ -68,7 +69,11 @@ struct Ctx {
     address: PublicAddress,
     own_addresses: Vec<IpAddr>,
     reports: Reports,
+    /// What makes engines; another one in tests.
+    engines: Box<Engines>,
 }
+
+type Engines = dyn Fn(&Ctx, &EngineServer) -> Arc<dyn Engine> + Send + Sync;
 
 /// What handlers need.
 struct Serving {
@@ -133,5 +138,13 @@ async fn context(config: Config) -> Result<Ctx, Error> {
     let address = address::public(config.address.as_deref());
     tracing::info!(host = address.host, source = ?address.source, "links carry this address");
     let reports = Reports::new(config.node.clone(), backend.name());
-    Ok(Ctx { backend, because, address, own_addresses: address::own(), reports, config })
+    Ok(Ctx {
+        backend,
+        because,
+        address,
+        own_addresses: address::own(),
+        reports,
+        engines: Box::new(instance::engine_of),
+        config,
+    })
 }

@@ -103,6 +103,17 @@ impl Mailbox {
         std::mem::take(&mut self.lock().news)
     }
 
+    /// Leaves news for later; what came meanwhile is newer.
+    pub(crate) fn put_back(&self, old: News) {
+        self.change(|news| {
+            news.order = news.order.take().or(old.order);
+            news.look |= old.look;
+            news.users.extend(old.users);
+            news.causes.splice(..0, old.causes);
+            news.causes.truncate(CAUSES_MAX);
+        });
+    }
+
     /// Nobody will read any more; refused where there are news.
     pub(crate) fn close(&self) -> bool {
         let mut state = self.lock();

@@ -80,6 +80,11 @@ impl Reports {
         self.wake.notify_one();
     }
 
+    #[cfg(test)]
+    pub(crate) fn last(&self, server: &ServerName) -> Option<Instance> {
+        self.lock().last.get(server).cloned()
+    }
+
     /// Says it to the bus, for ever.
     pub(crate) async fn publish(&self, bucket: Bucket<Instance>) {
         loop {

@@ -8,6 +8,8 @@
 //! Adding and removing users never restarts an engine: the live API first, then the file that the engine
 //! reads at its next start, and a comparison whenever it has started.
 
+#[cfg(test)]
+pub(crate) mod fake;
 pub mod private;
 pub mod wireguard;
 pub mod xray;

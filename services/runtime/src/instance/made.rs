@@ -1,8 +1,12 @@
 //! What a server is made of on this node: its engine, and what its instance must be like.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use contract::{ImageRef, Protocol, fleet::Server, fleet::ServerId, keys::ServerPublic};
+use contract::{
+    ImageRef, Protocol,
+    fleet::{Server, ServerId},
+    keys::ServerPublic,
+};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
@@ -15,7 +19,7 @@ use crate::{
 
 /// A server's engine with what its instance must be like.
 pub(super) struct Made {
-    pub(super) engine: std::sync::Arc<dyn Engine>,
+    pub(super) engine: Arc<dyn Engine>,
     pub(super) spec: Spec,
     pub(super) wanted: Wanted,
 }
@@ -25,33 +29,31 @@ pub(crate) fn run_dir(ctx: &Ctx, server: &ServerId) -> PathBuf {
     ctx.config.run_dir.join(server.0.simple().to_string())
 }
 
-/// Makes it.
-pub(super) fn make(ctx: &Ctx, target: &EngineServer) -> Made {
+/// The engine of a server on this node.
+pub(crate) fn engine_of(ctx: &Ctx, target: &EngineServer) -> Arc<dyn Engine> {
     let server = &target.server;
     let run_dir = run_dir(ctx, &server.id);
     let inside = ctx.backend.inside(&run_dir);
     let image = |own: &ImageRef| server.image.clone().unwrap_or_else(|| own.clone());
-    let engine: std::sync::Arc<dyn Engine> = match server.protocol {
+    match server.protocol {
         Protocol::VlessReality | Protocol::Shadowsocks2022 => {
-            let place = xray::Place {
-                run_dir: run_dir.clone(),
-                inside,
-                image: image(&ctx.config.xray_image),
-                program: ctx.config.xray.clone(),
-                env: Vec::new(),
-            };
-            std::sync::Arc::new(Xray::new(place, server.protocol, server.port))
+            let image = image(&ctx.config.xray_image);
+            let place =
+                xray::Place { run_dir, inside, image, program: ctx.config.xray.clone(), env: Vec::new() };
+            Arc::new(Xray::new(place, server.protocol, server.port))
         }
         Protocol::Wireguard => {
-            let settings = wireguard::Settings {
-                run_dir: run_dir.clone(),
-                inside,
-                image: image(&ctx.config.wireguard_image),
-                program: ctx.config.vpnd.clone(),
-            };
-            std::sync::Arc::new(Wireguard::new(settings, target))
+            let image = image(&ctx.config.wireguard_image);
+            let settings = wireguard::Settings { run_dir, inside, image, program: ctx.config.vpnd.clone() };
+            Arc::new(Wireguard::new(settings, target))
         }
-    };
+    }
+}
+
+/// Makes it.
+pub(super) fn make(ctx: &Ctx, target: &EngineServer) -> Made {
+    let server = &target.server;
+    let engine = (ctx.engines)(ctx, target);
     let launch = engine.launch();
     let revision = revision(server, &target.public, &launch);
     let wanted = Wanted {
@@ -69,7 +71,7 @@ pub(super) fn make(ctx: &Ctx, target: &EngineServer) -> Made {
         args: launch.args,
         env: launch.env,
         ports: server.protocol.transports().iter().map(|transport| (server.port, *transport)).collect(),
-        run_dir,
+        run_dir: run_dir(ctx, &server.id),
         rights: launch.rights,
         memory: server.resources.memory.get(),
         pids: server.resources.pids,

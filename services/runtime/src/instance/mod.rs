@@ -9,8 +9,8 @@ use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
 
 use bus::origin::{self, Trace};
 use contract::{Code, Protocol, ServerName, UserName, runtime::InstanceState};
-pub(crate) use made::run_dir;
-use made::{Made, make};
+pub(crate) use made::engine_of;
+use made::{Made, make, run_dir};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, info_span};
@@ -99,9 +99,7 @@ impl Instance {
             self.look().await;
         }
         // Who was in the roster when the engine was brought in line is there already, which costs nothing.
-        if !news.users.is_empty() {
-            self.admit(&news.users, if ordered { &[] } else { &news.causes }).await;
-        }
+        self.admit(&news.users, if ordered { &[] } else { &news.causes }).await;
     }
 
     fn obey(&mut self, order: Order) {
@@ -178,7 +176,7 @@ impl Instance {
             return Ok(());
         }
         let desired: Vec<_> = self.made.iter().map(|made| made.wanted.clone()).collect();
-        let mut actual = self.containers().await?;
+        let mut actual = self.containers_meanwhile().await?;
         let actions = plan(&desired, &actual);
         for action in &actions {
             self.act(action, &actual, &order).await?;
@@ -294,6 +292,9 @@ impl Instance {
         else {
             return;
         };
+        if names.is_empty() {
+            return;
+        }
         let (mut come, mut gone) = (Vec::new(), Vec::new());
         {
             let roster = roster.lock();
@@ -356,6 +357,26 @@ impl Instance {
                 tracing::warn!(server = %server.server.name, %error, "the engine's file is out of date");
             }
         })));
+    }
+
+    /// The containers, while users go on coming and going: a daemon that hangs must not keep them waiting.
+    async fn containers_meanwhile(&mut self) -> Result<Vec<Container>, Error> {
+        let (backend, mailbox) = (self.ctx.backend.clone(), self.mailbox.clone());
+        let listing = backend.list();
+        tokio::pin!(listing);
+        let mut containers = loop {
+            let news = tokio::select! {
+                listed = &mut listing => break listed?,
+                news = mailbox.take() => news,
+            };
+            if news.order.is_some() {
+                mailbox.put_back(news);
+                break listing.await?;
+            }
+            self.admit(&news.users, &news.causes).await;
+        };
+        containers.retain(|container| container.server == self.name);
+        Ok(containers)
     }
 
     async fn containers(&self) -> Result<Vec<Container>, Error> {
@@ -425,3 +446,6 @@ fn running(container: &Container) -> Option<u32> {
         ContainerState::Created | ContainerState::Exited { .. } => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
