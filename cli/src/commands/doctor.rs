@@ -5,13 +5,13 @@ use std::time::Duration;
 use bus::Bus;
 use contract::{
     Error, State, Timestamp,
-    fleet::{AddressSource, ListNodes, ListServers, Node, Presence},
+    fleet::{ListNodes, ListServers, Node, Presence},
     runtime::{Inspect, InstanceState},
     users::User,
 };
 use serde::Serialize;
 
-use super::{instances, status};
+use super::{instances, nodes::unreachable_address, status};
 use crate::{
     context::{Context, Exit},
     output::{Cell, Paint, Style, Table},
@@ -135,10 +135,9 @@ async fn inspect(ctx: &Context, node: &Node, findings: &mut Vec<Finding>) {
         ));
         return;
     }
-    let address = &node.announced.address;
-    if address.source == AddressSource::Detected {
-        let found = format!("links carry {}, which was detected", address.host);
-        let cure = "Behind a NAT it is wrong: start the node with --address PUBLIC-NAME-OR-ADDRESS.";
+    if let Some(host) = unreachable_address(node) {
+        let found = format!("links carry {host}, which only its own network reaches");
+        let cure = "Start the node with the address that clients see: --address PUBLIC-NAME-OR-ADDRESS.";
         findings.push(Finding::warning(format!("node {name}"), found, cure));
     }
     let asked = match ctx.bus().await {
@@ -148,8 +147,13 @@ async fn inspect(ctx: &Context, node: &Node, findings: &mut Vec<Finding>) {
     match asked {
         Err(error) => findings.push(Finding::error(format!("node {name}"), &error)),
         Ok(report) => findings.extend(report.checks.into_iter().map(|check| Finding {
+            verdict: match check.ok {
+                true => Verdict::Ok,
+                // Without its backend a node runs nothing. The rest concerns who needs it, and shows there.
+                false if check.name == node.announced.backend => Verdict::Fail,
+                false => Verdict::Warn,
+            },
             name: format!("node {name}: {}", check.name),
-            verdict: if check.ok { Verdict::Ok } else { Verdict::Fail },
             // A node says the cure with what it found.
             found: check.detail,
             cure: None,

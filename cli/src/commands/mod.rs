@@ -40,7 +40,7 @@ pub(crate) async fn run(ctx: &Context, command: Command) -> Result<Exit, Error> 
         Command::Doctor => return doctor::run(ctx).await,
         Command::Users(verb) => users::run(ctx, verb).await?,
         Command::Servers(verb) => servers::run(ctx, verb).await?,
-        Command::Nodes(verb) => return nodes::run(ctx, verb).await,
+        Command::Nodes(verb) => nodes::run(ctx, verb).await?,
         Command::Keys(verb) => keys::run(ctx, verb).await?,
         Command::Link(args) => link::run(ctx, args).await?,
         Command::Explain(args) => return explain::run(&ctx.output, &args),

@@ -1,5 +1,7 @@
 //! `vpn nodes`.
 
+use std::net::IpAddr;
+
 use contract::{
     Code, Error, NodeName,
     fleet::{self, AddressSource, Node, Presence},
@@ -8,26 +10,25 @@ use contract::{
 
 use crate::{
     args::Nodes,
-    context::{Context, Exit},
+    context::Context,
     output::{Cell, Paint, Style, Table},
 };
 
-pub(crate) async fn run(ctx: &Context, verb: Nodes) -> Result<Exit, Error> {
+pub(crate) async fn run(ctx: &Context, verb: Nodes) -> Result<(), Error> {
     match verb {
         Nodes::List => {
             let nodes = ctx.call(fleet::ListNodes {}).await?.nodes;
-            ctx.output.show(&nodes, |style| list(&nodes, style))?;
+            ctx.output.show(&nodes, |style| list(&nodes, style))
         }
         Nodes::Show { node } => {
             let node = ctx.call(fleet::GetNode { name: node }).await?;
-            ctx.output.show(&node, |style| show(&node, style))?;
+            ctx.output.show(&node, |style| show(&node, style))
         }
-        Nodes::Inspect { node } => return inspect(ctx, node).await,
+        Nodes::Inspect { node } => inspect(ctx, node).await,
     }
-    Ok(Exit::Done)
 }
 
-async fn inspect(ctx: &Context, node: NodeName) -> Result<Exit, Error> {
+async fn inspect(ctx: &Context, node: NodeName) -> Result<(), Error> {
     let asked = ctx.call(Inspect { node: node.clone() }).await;
     let report = match asked {
         // Nobody answers for it: one that does not exist gets a better answer than one that is away.
@@ -42,12 +43,11 @@ async fn inspect(ctx: &Context, node: NodeName) -> Result<Exit, Error> {
     ctx.output.show(&report, |style| {
         let mut table = Table::lines();
         for check in &report.checks {
-            let (paint, word) = if check.ok { (Paint::Good, "ok") } else { (Paint::Bad, "fail") };
+            let (paint, word) = if check.ok { (Paint::Good, "ok") } else { (Paint::Warn, "warn") };
             table.row([check.name.as_str().into(), Cell::painted(paint, word), check.detail.as_str().into()]);
         }
         table.render(style)
-    })?;
-    Ok(if report.checks.iter().all(|check| check.ok) { Exit::Done } else { Exit::Unwell })
+    })
 }
 
 fn list(nodes: &[Node], style: &Style) -> String {
@@ -98,4 +98,14 @@ pub(crate) fn address(node: &Node) -> String {
         AddressSource::Given => address.host.clone(),
         AddressSource::Detected => format!("{} (detected)", address.host),
     }
+}
+
+/// The address in a node's links, where it was detected and no client from elsewhere can reach it.
+pub(crate) fn unreachable_address(node: &Node) -> Option<&str> {
+    let address = &node.announced.address;
+    let private = match address.host.parse().ok()? {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_loopback() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_loopback() || v6.is_unicast_link_local(),
+    };
+    (private && address.source == AddressSource::Detected).then_some(address.host.as_str())
 }

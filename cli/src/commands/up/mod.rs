@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     link,
-    nodes::address,
+    nodes::{address, unreachable_address},
     qr::Qr,
     servers::{Shown, state},
     users,
@@ -78,6 +78,10 @@ pub(crate) async fn up(ctx: &Context, args: Up) -> Result<(), Error> {
 
     let node = node(ctx, &place, deadline).await?;
     said(ctx, |_| node_line(&node))?;
+    if let Some(host) = unreachable_address(&node) {
+        let cure = "behind a NAT, start over with the public one: vpn down && vpn up --address ADDRESS";
+        ctx.output.warn(&format!("links carry {host}, which only its own network reaches; {cure}"));
+    }
     if ours {
         place.record.node = Some(node.announced.node.clone());
         place.save()?;

@@ -1,0 +1,119 @@
+use std::{path::Path, process::Command};
+
+use serde_json::{Value, json};
+use testkit::{ports, wait::eventually};
+
+use crate::world::{SOON, Vpn};
+
+/// Everything is stopped also where a test fails.
+struct Downed<'v>(&'v Vpn);
+
+impl Drop for Downed<'_> {
+    fn drop(&mut self) {
+        let ran = self.0.run(["down"]);
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.0.home().join(".local/share/vpn/vpnd.log"));
+            // The harness shows it with the failed test.
+            #[allow(clippy::print_stderr)]
+            {
+                eprintln!("vpn down: {ran:?}\nvpnd said: {}", log.unwrap_or_default());
+            }
+        }
+    }
+}
+
+fn house() -> Vpn {
+    let vpnd = Path::new(env!("CARGO_BIN_EXE_vpn")).with_file_name("vpnd");
+    assert!(vpnd.is_file(), "{} is missing: cargo build -p vpnd", vpnd.display());
+    let url = format!("nats://127.0.0.1:{}", ports::free());
+    let vpn = Vpn::new(&url);
+    let run = vpn.home().join("run").display().to_string();
+    // Engines run as somebody else where the tests run as root, and have to pass.
+    let passable = |path: &Path| {
+        use std::os::unix::fs::PermissionsExt;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o711)).unwrap();
+    };
+    passable(vpn.home());
+    vpn.with("VPN_RUN_DIR", &run)
+}
+
+#[test]
+fn from_nothing_to_a_link_and_back() {
+    let vpn = &house();
+    let _downed = Downed(vpn);
+    let port = ports::free();
+    let up =
+        format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1");
+    let first = vpn.json(&up);
+    assert_eq!(first["server"]["instance"]["state"]["is"], "running", "{first}");
+    assert_eq!(
+        (&first["server"]["name"], &first["user"]["name"]),
+        (&json!(format!("ss-{port}")), &json!("me"))
+    );
+    let link = first["link"]["link"].as_str().unwrap().to_owned();
+    assert!(link.starts_with("ss://") && link.contains(&format!("@127.0.0.1:{port}")), "{link}");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "the server listens");
+
+    let again = vpn.run(up.split(' '));
+    assert_eq!(again.code, Some(0), "{again:?}");
+    assert!(again.out.contains(&link) && again.out.contains("█▀"), "the same link, and its code: {again:?}");
+    assert!(again.err.contains("next: vpn status"), "{again:?}");
+    assert!(vpn.ok("up").contains(&link), "without options what is there is shown");
+
+    vpn.ok("status");
+    let doctor = vpn.run(["doctor"]);
+    assert_eq!(doctor.code, Some(0), "{doctor:?}");
+    assert!(doctor.out.contains(&format!("server ss-{port} ")), "{doctor:?}");
+    let node = first["node"]["node"].as_str().unwrap();
+    assert!(vpn.ok(&format!("nodes inspect {node}")).contains("ok"));
+    let since = |shown: Value| shown["instance"]["since"].as_str().unwrap().to_owned();
+    let before = since(vpn.json(&format!("servers show ss-{port}")));
+    assert_ne!(since(vpn.json(&format!("servers restart ss-{port} --wait"))), before);
+    let stopped = vpn.json(&format!("servers stop ss-{port} --wait"));
+    assert_ne!(stopped["instance"]["state"]["is"], "running");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+    assert!(vpn.ok(&format!("servers start ss-{port} --wait")).contains("running   after "));
+
+    assert_eq!(vpn.ok("down"), format!("stopped   ss-{port}, bus and services\n"));
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "the server is stopped");
+    assert_eq!(vpn.refused("status", 69), "bus.unreachable");
+    assert!(vpn.ok("down").starts_with("nothing that `vpn up` started from "));
+
+    assert_eq!(vpn.json("up --backend process")["link"]["link"], link, "all of it is there again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_vpnd_is_taken_over() {
+    let vpn = &house();
+    let _downed = Downed(vpn);
+    let port = ports::free();
+    let up =
+        format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1");
+    let first = vpn.json(&up);
+    let record = std::fs::read_to_string(vpn.home().join(".local/share/vpn/up.json")).unwrap();
+    let pid = serde_json::from_str::<Value>(&record).unwrap()["process"]["pid"].to_string();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    let gone = async || vpn.refused("users list --timeout 1s", 69) == "bus.no_responders";
+    eventually("its services are gone, its bus is not", SOON, gone).await;
+    assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_ok(), "the server goes on");
+
+    let second = vpn.json(&up);
+    assert_eq!(second["link"]["link"], first["link"]["link"]);
+    let since = |up: &Value| up["server"]["instance"]["since"].clone();
+    assert_eq!(since(&second), since(&first), "the server was adopted, not started anew");
+    assert!(vpn.ok("down").starts_with("stopped   ss-"));
+    assert_eq!(vpn.refused("status", 69), "bus.unreachable", "the bus that was left is stopped too");
+}
+
+#[test]
+fn what_does_not_start_says_why() {
+    let vpn = &house();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("nats://{}", taken.local_addr().unwrap());
+    // It listens and never greets, so nobody is there as far as a bus goes, and its port is taken.
+    let ran = vpn.run(["up", "--nats", &url, "--backend", "process", "--timeout", "300ms", "--wait", "10s"]);
+    assert_eq!((ran.code, ran.error_code().as_str()), (Some(1), "cli.start_failed"), "{ran:?}");
+    assert!(ran.err.contains("belongs to another program") && ran.err.contains("\n  log: "), "{ran:?}");
+    assert_eq!(vpn.refused("up --nats nats://192.0.2.1:4222 --timeout 200ms", 69), "bus.unreachable");
+    assert_eq!(vpn.refused("up --wait 0", 2), "cli.usage");
+}
