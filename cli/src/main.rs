@@ -38,7 +38,6 @@ fn main() -> ExitCode {
     let done = match args.command {
         Command::Explain(explain) => commands::explain::run(&output, &explain).map_err(Failure::from),
         Command::Completions(shell) => commands::completions::run(&output, &shell).map_err(Failure::from),
-        Command::Detach(program) => commands::detach::run(&program).map_err(Failure::from),
         command => run(config, output.clone(), command),
     };
     match done {

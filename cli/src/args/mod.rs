@@ -9,7 +9,7 @@ pub(crate) mod up;
 pub(crate) mod users;
 pub(crate) mod value;
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use contract::{NodeName, ServerName, UserName};
@@ -95,9 +95,6 @@ pub(crate) enum Command {
     /// Print a script that completes `vpn` in a shell
     #[command(after_help = COMPLETIONS)]
     Completions(Completions),
-    /// Begin a session of its own, then become a program: how `vpn up` lets go of `vpnd`
-    #[command(hide = true)]
-    Detach(Detach),
 }
 
 /// What can be done with nodes.
@@ -185,12 +182,4 @@ pub(crate) struct Completions {
     /// Which
     #[arg(value_enum)]
     pub(crate) shell: clap_complete::Shell,
-}
-
-/// What to become.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Detach {
-    /// The program and its arguments
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
-    pub(crate) program: Vec<OsString>,
 }

@@ -23,10 +23,11 @@ pub(crate) struct Up {
     /// Where it all lives [default: $XDG_DATA_HOME/vpn, else ~/.local/share/vpn]
     #[arg(long, value_name = "DIR")]
     pub(crate) data: Option<PathBuf>,
-    /// What runs the servers' containers: docker, or process for child processes [default: what is there]
+    /// What runs the servers' containers: docker, or process for child processes [default: as before, else what is
+    /// there]
     #[arg(long)]
     pub(crate) backend: Option<String>,
-    /// The public name or address of this machine, for links [default: detected]
+    /// The public name or address of this machine, for links [default: as before, else detected]
     #[arg(long, value_name = "HOST")]
     pub(crate) address: Option<String>,
     /// The first server's name [default: made of protocol and port, such as reality-443]

@@ -6,10 +6,9 @@
 //! - [`status`], [`doctor`] how it all is
 //! - [`up`]                 the newcomer's path, and back down
 //! - [`instances`]          waits for what really runs
-//! - [`explain`], [`completions`], [`detach`] need no bus
+//! - [`explain`], [`completions`] need no bus
 
 pub(crate) mod completions;
-pub(crate) mod detach;
 mod doctor;
 pub(crate) mod explain;
 mod files;
@@ -45,7 +44,6 @@ pub(crate) async fn run(ctx: &Context, command: Command) -> Result<Exit, Error> 
         Command::Link(args) => link::run(ctx, args).await?,
         Command::Explain(args) => return explain::run(&ctx.output, &args),
         Command::Completions(args) => return completions::run(&ctx.output, &args),
-        Command::Detach(program) => return detach::run(&program),
     }
     Ok(Exit::Done)
 }
@@ -87,7 +85,6 @@ impl Command {
             Self::Link(_) => "vpn link",
             Self::Explain(_) => "vpn explain",
             Self::Completions(_) => "vpn completions",
-            Self::Detach(_) => "vpn detach",
         }
     }
 

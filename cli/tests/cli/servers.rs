@@ -22,7 +22,7 @@ async fn a_server_from_its_beginning_to_its_end() {
         "fleet.node_not_found"
     );
     assert_eq!(vpn.refused("servers create x --protocol vless-reality", 1), "fleet.setting_invalid");
-    assert_eq!(vpn.refused("servers create x --protocol openvpn", 2), "request.invalid");
+    assert_eq!(vpn.refused("servers create x --protocol openvpn", 2), "fleet.setting_invalid");
     assert_eq!(vpn.refused("servers create x --protocol wireguard --port 99999", 2), "fleet.port_invalid");
 
     let updated = vpn.json("servers update r --port 8443 --server-name www.example.org --pids 99");
@@ -77,7 +77,10 @@ async fn what_is_missing_is_named_with_its_cure() {
     let status = vpn.run(["status"]);
     assert_eq!(status.code, Some(1), "{status:?}");
     assert!(status.out.contains("\nusers     up     "), "{status:?}");
-    assert!(status.out.contains("\nruntime   down        bus.no_responders: nobody serves"), "{status:?}");
+    assert!(
+        status.out.contains("\nruntime   down            bus.no_responders: nobody serves"),
+        "{status:?}"
+    );
 
     vpn.ok("servers create wg --protocol wireguard");
     let doctor = vpn.run(["doctor", "-o", "json"]);

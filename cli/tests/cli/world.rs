@@ -23,7 +23,6 @@ pub(crate) const SOON: Duration = Duration::from_secs(20);
 /// A bus with `users`, `keys` and `fleet`, one node that announced itself, and nobody who runs servers.
 pub(crate) struct World {
     pub(crate) nats: NatsServer,
-    pub(crate) bus: Bus,
     pub(crate) vpn: Vpn,
     _shutdown: Shutdown,
 }
@@ -58,7 +57,7 @@ impl World {
         })
         .await
         .unwrap();
-        Self { nats, bus, vpn, _shutdown: shutdown }
+        Self { nats, vpn, _shutdown: shutdown }
     }
 }
 

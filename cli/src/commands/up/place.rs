@@ -28,6 +28,10 @@ pub(super) struct Record {
     pub(super) process: Option<Process>,
     /// The bus that it serves.
     pub(super) url: String,
+    /// What runs the servers, where that was said.
+    pub(super) backend: Option<String>,
+    /// What links carry, where that was said.
+    pub(super) address: Option<String>,
     /// The node that it is.
     pub(super) node: Option<NodeName>,
     /// Servers that `vpn down` has stopped, so that `vpn up` starts them again.

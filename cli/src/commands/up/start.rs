@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{Read, Seek, SeekFrom},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::{fs::OpenOptionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -84,8 +84,9 @@ fn spawn(
         return Err(failed("the program nats-server is neither next to vpnd nor on the PATH".to_owned())
             .with_hint("install nats-server 2.14.4 or newer: make setup"));
     }
-    let mut command = Command::new(&own);
-    command.args(["detach", "--"]).arg(vpnd).args(["--nats", &config.url]);
+    let mut command = Command::new(&vpnd);
+    // What is typed at our terminal, and the terminal's end, are not for it.
+    command.process_group(0).args(["--nats", &config.url]);
     match &config.auth {
         Auth::None => {}
         Auth::Credentials(file) => drop(command.arg("--creds").arg(file)),
@@ -105,16 +106,16 @@ fn spawn(
     if let Some(folder) = ctx.config.run_folder(place.folder()) {
         command.arg("--run-dir").arg(folder);
     }
-    if let Some(backend) = &args.backend {
-        command.args(["--backend", backend]);
-    }
-    if let Some(address) = &args.address {
-        command.args(["--address", address]);
+    // Said once, it holds until something else is said.
+    place.record.backend = args.backend.clone().or(place.record.backend.take());
+    place.record.address = args.address.clone().or(place.record.address.take());
+    for (option, value) in [("--backend", &place.record.backend), ("--address", &place.record.address)] {
+        command.args(value.iter().flat_map(|value| [option, value.as_str()]));
     }
     let log = open_log(&place.log())?;
     let again = log.try_clone().map_err(|error| file_failed(&place.log(), &error))?;
     command.stdin(Stdio::null()).stdout(again).stderr(log).current_dir(place.folder());
-    let child = command.spawn().map_err(|error| failed(format!("{}: {error}", own.display())))?;
+    let child = command.spawn().map_err(|error| failed(format!("{}: {error}", vpnd.display())))?;
     place.record.process = i32::try_from(child.id()).ok().and_then(Process::of);
     place.record.url.clone_from(&config.url);
     place.save()?;
