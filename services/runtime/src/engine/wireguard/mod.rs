@@ -50,7 +50,8 @@ use crate::backend::{Error, Rights};
 pub const IMAGE: &str = concat!("vpn-wireguard:", env!("CARGO_PKG_VERSION"));
 /// New peers in one command. Each takes 0.1 ms of arithmetic, during which no packet passes: 10 ms of a pause.
 const ADDITIONS: usize = 100;
-/// Gone peers in one command. For each of them `gotatun` looks through all there are, 3 ms with ten thousand.
+/// Gone peers in one command. For each of them `gotatun` looks through all there are: 6 ms with ten thousand, in a build
+/// for tests.
 const REMOVALS: usize = 5;
 /// Between two looks for a device that has just started.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
