@@ -75,7 +75,7 @@ fn shells_complete() {
     let vpn = vpn();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let script = vpn.ok(&format!("completions {shell}"));
-        assert!(script.contains("suspend") && script.contains("--allow-private"), "{shell}: {script}");
+        assert!(script.contains("suspend") && script.contains("allow-private"), "{shell}: {script}");
     }
     let script = vpn.file("vpn.bash", &vpn.ok("completions bash"));
     let asked = format!(
