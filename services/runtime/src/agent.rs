@@ -26,7 +26,8 @@ use crate::{
     workers::Workers,
 };
 
-/// Between a change and its copy on disk: many changes make one copy.
+/// Between a change of users and its copy on disk: many changes make one copy. Servers change rarely, and a copy that
+/// is behind would make an instance anew, so their changes are copied at once.
 const SAVE_AFTER: Duration = Duration::from_secs(2);
 /// Between two tries to reach the state on the bus.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -95,6 +96,8 @@ impl Agent {
             watches.read_into(&mut desired, &self.ctx).await;
         }
         self.adopt(desired);
+        // What was saved may be older than what runs: only now is it known that something is too much.
+        self.workers.only(&self.desired.servers.keys().cloned().collect());
         // What was said of servers that went away while nobody was here to see it.
         let node = &self.ctx.config.node;
         let said: Vec<_> = serving.instances.read().values().cloned().collect();
@@ -119,9 +122,18 @@ impl Agent {
             }
         };
         tokio::select! {
-            changes = watches.servers.next() => self.servers(changes),
-            changes = watches.server_keys.next() => self.server_keys(changes),
-            changes = watches.grant.next() => self.grant(changes),
+            changes = watches.servers.next() => {
+                self.servers(changes);
+                self.save_at = Some(Instant::now());
+            }
+            changes = watches.server_keys.next() => {
+                self.server_keys(changes);
+                self.save_at = Some(Instant::now());
+            }
+            changes = watches.grant.next() => {
+                self.grant(changes);
+                self.save_at = Some(Instant::now());
+            }
             changes = watches.users.next() => {
                 let causes = causes(&changes);
                 let names = changes.into_iter().filter_map(|change| self.desired.user(change)).collect();
@@ -143,7 +155,6 @@ impl Agent {
         self.opener.take(self.desired.grant.as_ref());
         self.rosters.clear();
         self.order_all(|_| true, None);
-        self.workers.only(&self.desired.servers.keys().cloned().collect());
     }
 
     fn order_all(&mut self, which: impl Fn(&Server) -> bool, cause: Option<&Trace>) {

@@ -138,6 +138,9 @@ impl All {
 pub(crate) struct Keys {
     #[command(flatten)]
     master: MasterKey,
+    /// Make the master key at the first start, where the file is not there and nothing was sealed before
+    #[arg(long)]
+    create_master_key: bool,
 }
 
 impl Keys {
@@ -145,7 +148,8 @@ impl Keys {
         let file = self.master.file().ok_or_else(|| {
             contract::Error::new(contract::Code::KEYS_MASTER_MISSING, "no file with a master key is named")
         })?;
-        Ok(keys::Config::new(file))
+        let config = keys::Config::new(file);
+        Ok(if self.create_master_key { config.creating() } else { config })
     }
 }
 
