@@ -61,7 +61,7 @@ fn list(nodes: &[Node], style: &Style) -> String {
             said.node.as_str().into(),
             presence(node.presence, style),
             address(node).into(),
-            format!("{} {}", said.backend, said.backend_version).into(),
+            backend(node).into(),
             said.cpus.to_string().into(),
             said.version.as_str().into(),
             style.moment(node.joined_at).into(),
@@ -76,7 +76,7 @@ fn show(node: &Node, style: &Style) -> String {
     table.row(["node".into(), Cell::painted(Paint::Strong, said.node.as_str())]);
     table.row(["state".into(), presence(node.presence, style)]);
     table.row(["address".into(), address(node).into()]);
-    table.row(["backend".into(), format!("{} {}", said.backend, said.backend_version).into()]);
+    table.row(["backend".into(), backend(node).into()]);
     table.row(["cpus".into(), said.cpus.to_string().into()]);
     table.row(["version".into(), said.version.as_str().into()]);
     table.row(["joined".into(), style.moment(node.joined_at).into()]);
@@ -89,6 +89,13 @@ fn presence(presence: Presence, style: &Style) -> Cell {
         Presence::Online => Cell::painted(Paint::Good, "online"),
         Presence::Lost { since } => Cell::painted(Paint::Bad, format!("lost {}", style.moment(since))),
     }
+}
+
+/// What runs its servers, in words: most versions begin with the name.
+pub(crate) fn backend(node: &Node) -> String {
+    let (name, version) = (&node.announced.backend, &node.announced.backend_version);
+    let named = version.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name));
+    if named { version.clone() } else { format!("{name} {version}") }
 }
 
 /// What links carry.

@@ -90,7 +90,7 @@ async fn ask<R: Request>(ctx: &Context, request: R) -> Result<R::Reply, Error> {
 async fn users(ctx: &Context) -> Part {
     let begun = Instant::now();
     let one = users::List { limit: Some(1), ..users::List::default() };
-    Part::new("users", begun, ask(ctx, one).await.map(|page| format!("{} users", page.total)))
+    Part::new("users", begun, ask(ctx, one).await.map(|page| several(page.total, "user")))
 }
 
 async fn keys(ctx: &Context) -> Part {
@@ -100,10 +100,8 @@ async fn keys(ctx: &Context) -> Part {
         "keys",
         begun,
         answer.map(|keys| {
-            format!(
-                "{} users and {} servers have keys, {} nodes may open some",
-                keys.users, keys.servers, keys.nodes
-            )
+            let (users, servers) = (several(keys.users, "user"), several(keys.servers, "server"));
+            format!("keys of {users} and {servers}, opened at {}", several(keys.nodes, "node"))
         }),
     )
 }
@@ -115,11 +113,8 @@ async fn fleet(ctx: &Context) -> Part {
         let servers = ask(ctx, ListServers { node: None }).await?.servers;
         let online = nodes.iter().filter(|node| node.presence == Presence::Online).count();
         let wanted = servers.iter().filter(|server| server.running).count();
-        Ok(format!(
-            "{online} of {} nodes online, {wanted} of {} servers should run",
-            nodes.len(),
-            servers.len()
-        ))
+        let (nodes, servers) = (several(nodes.len() as u64, "node"), several(servers.len() as u64, "server"));
+        Ok(format!("{nodes}, {online} online; {servers}, {wanted} to run"))
     };
     Part::new("fleet", begun, answer.await)
 }
@@ -134,10 +129,16 @@ async fn runtime(ctx: &Context) -> Part {
             let count =
                 |is: fn(&InstanceState) -> bool| found.instances.iter().filter(|one| is(&one.state)).count();
             let running = count(|state| matches!(state, InstanceState::Running));
+            let all = several(found.instances.len() as u64, "instance");
             match count(|state| matches!(state, InstanceState::Failed { .. })) {
-                0 => format!("{running} of {} instances run", found.instances.len()),
-                failed => format!("{running} of {} instances run, {failed} failed", found.instances.len()),
+                0 => format!("{all}, {running} running"),
+                failed => format!("{all}, {running} running, {failed} failed"),
             }
         }),
     )
+}
+
+/// `1 user`, `2 users`.
+fn several(count: u64, what: &str) -> String {
+    format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -66,9 +66,9 @@ fn relative(at: Timestamp, now: Timestamp) -> String {
     let (amount, unit) = match seconds.unsigned_abs() {
         0 => return "now".to_owned(),
         s @ 1..120 => (s, "s"),
-        s @ 120..7_200 => (s / 60, "min"),
-        s @ 7_200..172_800 => (s / 3_600, "hours"),
-        s => (s / 86_400, "days"),
+        s @ 120..7_200 => ((s + 30) / 60, "min"),
+        s @ 7_200..172_800 => ((s + 1_800) / 3_600, "hours"),
+        s => ((s + 43_200) / 86_400, "days"),
     };
     if seconds > 0 { format!("in {amount} {unit}") } else { format!("{amount} {unit} ago") }
 }
@@ -94,6 +94,7 @@ mod tests {
         assert_eq!(seen("2026-11-22T14:02:57Z"), "3 s ago");
         assert_eq!(seen("2026-11-22T14:33:00Z"), "in 30 min");
         assert_eq!(seen("2026-11-24T13:03:00Z"), "in 47 hours");
+        assert_eq!(seen("2027-02-20T14:02:59Z"), "in 90 days", "what was 90 days a second ago");
         assert_eq!(seen("2026-12-04T15:00:00Z"), "in 12 days");
         assert_eq!(seen("2026-08-22T14:03:00Z"), "92 days ago");
     }

@@ -13,7 +13,7 @@ mod start;
 use std::{path::PathBuf, time::Duration};
 
 use contract::{
-    Code, Error,
+    Code, Error, Protocol,
     fleet::{ListNodes, Node, Run, RunServer},
     keys::{Link, ServerLink},
     runtime::Inspect,
@@ -24,7 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     link,
-    nodes::{address, unreachable_address},
+    nodes::{address, backend, unreachable_address},
     qr::Qr,
     servers::{Shown, state},
     users,
@@ -106,7 +106,12 @@ pub(crate) async fn up(ctx: &Context, args: Up) -> Result<(), Error> {
     let everything = Everything { bus, node, server, user, link };
     ctx.output.show(&everything, |style| {
         let mut text = link::text(std::slice::from_ref(&everything.link), &[Some(drawing)], style);
-        let app = "scan it with v2rayNG, Hiddify, Streisand or the WireGuard app, or paste the link";
+        let app = match everything.link.protocol {
+            Protocol::Wireguard => "scan it with the WireGuard app",
+            Protocol::VlessReality | Protocol::Shadowsocks2022 => {
+                "scan it with v2rayNG, Hiddify or Streisand, or paste the link"
+            }
+        };
         text += &style.paint(Paint::Faint, app);
         text
     })?;
@@ -120,15 +125,8 @@ fn said(ctx: &Context, line: impl FnOnce(&Style) -> String) -> Result<(), Error>
 }
 
 fn node_line(node: &Node) -> String {
-    let said = &node.announced;
-    format!(
-        "node     {} ({} {}, {} cores) at {}",
-        said.node,
-        said.backend,
-        said.backend_version,
-        said.cpus,
-        { address(node) }
-    )
+    let (name, cpus) = (&node.announced.node, node.announced.cpus);
+    format!("node     {name} ({}, {cpus} cores) at {}", backend(node), address(node))
 }
 
 fn server_line(shown: &Shown, node: &Node, after: Option<Duration>, style: &Style) -> String {
