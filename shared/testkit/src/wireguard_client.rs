@@ -24,12 +24,16 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use gotatun::{
     device::{self, Device, Peer},
+    noise::{Tunn, TunnResult, index_table::IndexTable, rate_limiter::RateLimiter},
     packet::{Ip, Packet, PacketBufPool},
     tun::{IpRecv, IpSend, MtuWatcher},
     udp::socket::UdpSocketFactory,
     x25519::{PublicKey, StaticSecret},
 };
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::{TcpStream, UdpSocket},
+};
 use tun_rs::{AsyncDevice, DeviceBuilder};
 use url::Url;
 
@@ -145,6 +149,41 @@ impl WireguardClient {
         };
         limited(within, opened).await
     }
+}
+
+/// How long a handshake goes unanswered before it was most likely too early: a server keeps silent to who it does
+/// not know, and answers in a fraction of this else.
+const PATIENCE: Duration = Duration::from_millis(2);
+
+/// Tries until the server answers a handshake, which is when it has taken the user in; no more than that, and
+/// without a network of its own. Servers take 100 handshakes a second from one address: on loopback there are
+/// many to come `from`.
+pub async fn handshake(file: &str, from: IpAddr, within: Duration) -> io::Result<()> {
+    let file = File::parse(file);
+    let (private_key, server) = (StaticSecret::from(file.private_key), PublicKey::from(file.public_key));
+    // A client answers nobody: the limit is never met.
+    let limiter = Arc::new(RateLimiter::new(&PublicKey::from(&private_key), u64::MAX));
+    let index = IndexTable::from_os_rng();
+    let mut tunnel = Tunn::new(private_key, server, file.preshared_key, None, index, limiter);
+    let socket = UdpSocket::bind((from, 0)).await?;
+    socket.connect(file.endpoint).await?;
+    let tries = async {
+        let mut answer = [0; 2048];
+        loop {
+            let hello = tunnel.format_handshake_initiation(true).expect("a forced one is always made");
+            // A server that does not listen yet refuses, which the next call here hears.
+            let answered = async {
+                socket.send(&hello.into_bytes()).await?;
+                socket.recv(&mut answer).await
+            };
+            let Ok(Ok(length)) = tokio::time::timeout(PATIENCE, answered).await else { continue };
+            let packet = Packet::copy_from(&answer[..length]).try_into_wg().map_err(io::Error::other)?;
+            if let TunnResult::WriteToNetwork(_) = tunnel.handle_incoming_packet(packet) {
+                return Ok(());
+            }
+        }
+    };
+    limited(within, tries).await
 }
 
 async fn limited<T>(within: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -1,27 +1,17 @@
 //! What a container costs through the backend, against the same calls made raw on the daemon's socket, in turns.
 //!
-//! `cargo bench -p runtime --bench containers [rounds]` prints one row of JSON for each: medians in milliseconds.
 //! The raw calls send the very body that the backend sends: it is taken down from the backend first.
-#![allow(
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::print_stdout,
-    clippy::unwrap_used,
-    reason = "a program for people who measure"
-)]
 
 use std::{
     path::{Path, PathBuf},
     process::Command,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use contract::{Port, fleet::ServerId, value::Transport};
 use runtime::backend::{
     ContainerRuntime as _, Rights, Spec, detect,
     docker::{Deadlines, Docker, Settings},
-    process::{self, Process},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -29,15 +19,19 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
+use crate::{
+    measure::{Pair, turn},
+    table::{Goal, Table},
+};
+
+const ROUNDS: usize = 21;
 const IMAGE: &str = "vpn-bench-busybox:1";
 const SCRIPT: &str = "trap 'exit 0' TERM; while :; do /bin/busybox sleep 60 & wait $!; done";
 /// Debian's `docker.io` speaks this one, and so does everything newer.
 const API: &str = "v1.41";
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
-    let rounds = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(15);
-    let socket = detect::docker_socket(std::env::var("DOCKER_HOST").ok().as_deref()).unwrap();
+pub(crate) async fn measure(table: &mut Table, docker_host: Option<&str>) {
+    let socket = detect::docker_socket(docker_host).unwrap();
     let home = tempfile::tempdir().unwrap();
     std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711)).unwrap();
     make_image(home.path());
@@ -46,51 +40,38 @@ async fn main() {
     let docker = Docker::new(settings(socket.clone()), TaskTracker::new());
     let name = runtime::backend::instance_name(&"bench".parse().unwrap(), &spec.server);
     let body = taken_down(home.path(), &spec).await;
-    let (mut create, mut start) = ((vec![], vec![]), (vec![], vec![]));
+    let (mut create, mut start) = (Pair::default(), Pair::default());
     docker.version().await.unwrap();
-    for round in 0..rounds {
-        for ours in [round % 2 == 0, round % 2 != 0] {
+    for round in 0..ROUNDS {
+        for is_ours in turn(round) {
             let began = Instant::now();
-            if ours {
+            if is_ours {
                 docker.create(&spec).await.unwrap();
             } else {
                 raw(&socket, "POST", &format!("/containers/create?name={name}"), &body).await;
             }
             let created = began.elapsed();
-            if ours {
+            if is_ours {
                 docker.start(&spec).await.unwrap();
             } else {
                 raw(&socket, "POST", &format!("/containers/{name}/start"), "").await;
             }
             let started = began.elapsed() - created;
             docker.remove(&spec.server).await.unwrap();
-            let (create, start) =
-                if ours { (&mut create.0, &mut start.0) } else { (&mut create.1, &mut start.1) };
+            let (create, start) = if is_ours {
+                (&mut create.ours, &mut start.ours)
+            } else {
+                (&mut create.floor, &mut start.floor)
+            };
             create.push(created);
             start.push(started);
         }
     }
-    row("docker create", median(&mut create.0), Some(median(&mut create.1)));
-    row("docker start", median(&mut start.0), Some(median(&mut start.1)));
-
-    let settings = process::Settings {
-        node: "bench".parse().unwrap(),
-        state_dir: home.path().to_owned(),
-        search: std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect(),
-    };
-    let backend = Process::open(settings, TaskTracker::new()).await.unwrap();
-    let (mut create, mut start) = (vec![], vec![]);
-    for _ in 0..rounds {
-        let began = Instant::now();
-        backend.create(&spec).await.unwrap();
-        create.push(began.elapsed());
-        let began = Instant::now();
-        backend.start(&spec).await.unwrap();
-        start.push(began.elapsed());
-        backend.remove(&spec.server).await.unwrap();
+    for (what, pair) in [("create", create), ("start", start)] {
+        let (ours, floor) = pair.ms(50);
+        let name = format!("docker: container {what} (floor: the daemon's socket)");
+        table.add(name, ours, floor, "ms", Goal::Ratio(1.15));
     }
-    row("process create", median(&mut create), None);
-    row("process start", median(&mut start), None);
 }
 
 fn settings(socket: PathBuf) -> Settings {
@@ -182,17 +163,4 @@ fn make_image(home: &Path) {
     );
     let made = Command::new("sh").args(["-c", &import]).output().unwrap();
     assert!(made.status.success(), "{}: run `make setup`", String::from_utf8_lossy(&made.stderr));
-}
-
-fn median(times: &mut [Duration]) -> f64 {
-    times.sort_unstable();
-    times[times.len() / 2].as_secs_f64() * 1000.0
-}
-
-fn row(name: &str, ours: f64, floor: Option<f64>) {
-    let (floor, ratio) = match floor {
-        Some(floor) => (format!("{floor:.2}"), format!("{:.3}", ours / floor)),
-        None => ("null".to_owned(), "null".to_owned()),
-    };
-    println!(r#"{{"name":"{name}","ours":{ours:.2},"floor":{floor},"ratio":{ratio},"unit":"ms"}}"#);
 }
