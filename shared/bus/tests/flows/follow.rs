@@ -160,8 +160,7 @@ async fn what_cannot_be_handled_is_kept_and_the_feed_goes_on() {
     bucket.insert(&count("a", 1), Counted).await.unwrap();
     bucket.insert(&count("poison", 2), Counted).await.unwrap();
     let client = async_nats::connect(nats.url()).await.unwrap();
-    client.publish("$KV.lab_counts.garbage", "not json".into()).await.unwrap();
-    client.flush().await.unwrap();
+    client.request("$KV.lab_counts.garbage", "not json".into()).await.unwrap();
     bucket.insert(&count("unlucky", 3), Counted).await.unwrap();
 
     let (shutdown, done, misses) =
