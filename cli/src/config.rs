@@ -97,11 +97,14 @@ impl Config {
         Self { url: Some(url.to_owned()), context: None, ..self.clone() }
     }
 
-    /// Where engines find their configuration and secrets: in memory, under a name of its own for every `data` but
-    /// the usual one, so that two houses on a machine do not meet. None where `vpnd` is told by its environment or
-    /// there is no such place.
+    /// Where engines find their configuration and secrets: in memory where there is such a place, under a name of
+    /// its own for every `data` but the usual one, so that two houses on a machine do not meet. None where `vpnd` is
+    /// told by its environment.
     pub(crate) fn run_folder(&self, data: &Path) -> Option<PathBuf> {
-        let memory = self.runtime.as_ref().filter(|_| !self.run_is_told)?;
+        if self.run_is_told {
+            return None;
+        }
+        let Some(memory) = &self.runtime else { return Some(data.join("run")) };
         if self.data.as_deref() == Some(data) {
             return Some(memory.join("vpn"));
         }
@@ -156,6 +159,26 @@ mod tests {
             contexts: None,
             ..Config::from_environment(&global)
         }
+    }
+
+    #[test]
+    fn houses_do_not_meet() {
+        let config = |runtime: Option<&str>, run_is_told| Config {
+            runtime: runtime.map(PathBuf::from),
+            run_is_told,
+            data: Some("/home/a/.local/share/vpn".into()),
+            ..config()
+        };
+        let run = |config: Config, data: &str| config.run_folder(Path::new(data));
+        let user = || config(Some("/run/user/7"), false);
+        assert_eq!(run(user(), "/home/a/.local/share/vpn"), Some("/run/user/7/vpn".into()));
+        let (one, two) = (run(user(), "/srv/one").unwrap(), run(user(), "/srv/two").unwrap());
+        assert!(
+            one != two && one.starts_with("/run/user/7") && one.as_os_str().len() < 40,
+            "{one:?} {two:?}"
+        );
+        assert_eq!(run(config(None, false), "/srv/one"), Some("/srv/one/run".into()));
+        assert_eq!(run(config(Some("/run/user/7"), true), "/srv/one"), None);
     }
 
     #[test]

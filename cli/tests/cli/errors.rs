@@ -1,9 +1,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use testkit::{nats::NatsServer, ports};
+use testkit::{nats::NatsServer, ports, process::Process, wait::eventually};
 
-use crate::world::{Vpn, World};
+use crate::world::{SOON, Vpn, World};
 
 /// What the house promises for every refusal.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -38,8 +38,14 @@ async fn a_bus_that_cannot_be_used_is_told_at_once() {
     assert_eq!(Vpn::new(&guarded.url()).refused("users list", 77), "bus.not_allowed");
     let empty = NatsServer::start().await;
     let begun = Instant::now();
-    assert_eq!(Vpn::new(&empty.url()).refused("users list", 69), "bus.no_responders");
+    let vpn = Vpn::new(&empty.url());
+    assert_eq!(vpn.refused("users list", 69), "bus.no_responders");
     assert!(begun.elapsed() < AT_ONCE, "{:?}", begun.elapsed());
+    // Somebody listens, and never answers.
+    let _deaf = Process::start("nats", ["-s", &empty.url(), "sub", "vpn.users.list"]);
+    let late = async || vpn.run("users list --timeout 300ms".split(' ')).code == Some(75);
+    eventually("no answer in time", SOON, late).await;
+    assert_eq!(vpn.refused("users list --timeout 300ms", 75), "bus.timeout");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -115,4 +115,7 @@ fn what_does_not_start_says_why() {
     assert!(ran.err.contains("belongs to another program") && ran.err.contains("\n  log: "), "{ran:?}");
     assert_eq!(vpn.refused("up --nats nats://192.0.2.1:4222 --timeout 200ms", 69), "bus.unreachable");
     assert_eq!(vpn.refused("up --wait 0", 2), "cli.usage");
+    let lock = std::fs::File::open(vpn.home().join(".local/share/vpn/up.lock")).unwrap();
+    lock.lock().unwrap();
+    assert_eq!(vpn.refused("down", 1), "cli.start_failed", "two at once would undo each other");
 }
