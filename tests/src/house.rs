@@ -1,6 +1,7 @@
-//! `vpnd all` with everything it needs, on ports and in folders of its own.
+//! `vpnd all` with everything it needs, on ports and in folders of its own; or each service by itself on a bus.
 
 use std::{
+    collections::BTreeMap,
     fs,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -15,7 +16,7 @@ use contract::{
     runtime::{Instance, InstanceState, ListInstances},
 };
 use tempfile::TempDir;
-use testkit::{ports, process::Process, programs::program, wait::eventually};
+use testkit::{nats::NatsServer, ports, process::Process, programs::program, wait::eventually};
 
 use crate::programs::{ours, said};
 
@@ -33,20 +34,37 @@ pub struct Plan {
     pub node: String,
     /// Where traces go.
     pub otlp: Option<String>,
+    /// The name or address that links carry.
+    pub address: String,
+    /// Another Docker daemon than the machine's: `unix://…`.
+    pub docker_host: Option<String>,
+    /// Each service is a process of its own, and the bus is nobody's child.
+    pub apart: bool,
 }
 
 impl Plan {
     /// One on this backend, whose node has a name of its own.
     pub fn on(backend: &str) -> Self {
         let node = format!("test-{}-{}", std::process::id(), ports::free());
-        Self { backend: backend.to_owned(), node, otlp: None }
+        let address = "127.0.0.1".to_owned();
+        Self { backend: backend.to_owned(), node, otlp: None, address, docker_host: None, apart: false }
+    }
+
+    /// What runs in it.
+    fn parts(&self) -> &'static [&'static str] {
+        if self.apart { &SERVICES } else { &["all"] }
     }
 }
+
+/// The services of a house whose parts are apart.
+pub const SERVICES: [&str; 4] = ["users", "keys", "fleet", "runtime"];
 
 /// A running house. Dropped, it takes its servers down and ends.
 pub struct House {
     plan: Plan,
-    vpnd: Process,
+    parts: BTreeMap<&'static str, Process>,
+    /// Of a house whose parts are apart.
+    nats: Option<NatsServer>,
     port: u16,
     home: TempDir,
 }
@@ -54,12 +72,17 @@ pub struct House {
 impl House {
     /// Starts it and waits until all services answer.
     pub async fn start(plan: Plan) -> Self {
-        // Engines are other users, and their run directories are below it.
-        let home = tempfile::Builder::new().prefix("vpn-house-").tempdir().unwrap();
-        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
-        let port = ports::free();
-        let vpnd = Process::spawn("vpnd", &vpnd(&plan, port, home.path()));
-        let mut house = Self { plan, vpnd, port, home };
+        Self::start_in(folder(), plan).await
+    }
+
+    /// The same in a folder that was prepared: see [`folder`].
+    pub async fn start_in(home: TempDir, plan: Plan) -> Self {
+        let nats = if plan.apart { Some(NatsServer::start().await) } else { None };
+        let port = nats.as_ref().map_or_else(ports::free, NatsServer::port);
+        let mut house = Self { plan, parts: BTreeMap::new(), nats, port, home };
+        for part in house.plan.parts() {
+            house.begin(part);
+        }
         house.ready().await;
         house
     }
@@ -67,9 +90,9 @@ impl House {
     /// Waits until all services answer.
     pub async fn ready(&mut self) {
         let mut vpn = self.vpn(["nodes", "list", "-o", "json"]);
-        let vpnd = &mut self.vpnd;
+        let parts = &mut self.parts;
         eventually("the house is up and its node is heard", READY_WITHIN, async || {
-            vpnd.must_run();
+            parts.values_mut().for_each(Process::must_run);
             let nodes = said(&mut vpn)?;
             if nodes.contains("curve_key") { Ok(()) } else { Err(nodes) }
         })
@@ -79,6 +102,11 @@ impl House {
     /// The bus's URL.
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// The name of its node.
+    pub fn node(&self) -> &str {
+        &self.plan.node
     }
 
     /// Its folder.
@@ -91,15 +119,44 @@ impl House {
         self.home.path().join("data")
     }
 
+    /// What instances share with the agent.
+    pub fn run_dir(&self) -> PathBuf {
+        self.home.path().join("run")
+    }
+
     /// `vpnd all`.
     pub fn vpnd(&mut self) -> &mut Process {
-        &mut self.vpnd
+        self.part("all")
+    }
+
+    /// A part of it: `all`, or a service of a house whose parts are apart.
+    ///
+    /// # Panics
+    /// Where it was killed and not begun again.
+    pub fn part(&mut self, part: &str) -> &mut Process {
+        self.parts.get_mut(part).unwrap_or_else(|| panic!("{part} is no part of this house"))
+    }
+
+    /// The bus of a house whose parts are apart.
+    pub fn nats_server(&mut self) -> &mut NatsServer {
+        self.nats.as_mut().expect("the bus is its own only where parts are apart")
+    }
+
+    /// Kills a part as a power cut would.
+    pub fn kill(&mut self, part: &str) {
+        self.part(part).kill();
+    }
+
+    /// Starts a part, again where it was killed; does not wait for it.
+    pub fn begin(&mut self, part: &'static str) {
+        let process = Process::spawn(&format!("vpnd {part}"), &self.vpnd_command(part));
+        self.parts.insert(part, process);
     }
 
     /// Starts `vpnd all` again, after it was killed.
     pub async fn restart(&mut self) {
-        self.vpnd.kill();
-        self.vpnd = Process::spawn("vpnd", &vpnd(&self.plan, self.port, self.home.path()));
+        self.kill("all");
+        self.begin("all");
         self.ready().await;
     }
 
@@ -137,6 +194,105 @@ impl House {
         .await
     }
 
+    /// The processes of its instances that are children, found by the folder that they share with the agent.
+    pub fn children(&self) -> BTreeMap<u32, String> {
+        let ours = self.run_dir().display().to_string();
+        let mut found = BTreeMap::new();
+        for process in fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            // The agent names its folder too, but by itself; instances are in folders below it.
+            if line.contains(&format!("{ours}/")) {
+                found.insert(pid, line);
+            }
+        }
+        found
+    }
+
+    /// The containers of its node, running or not: id and state.
+    pub fn containers(&self) -> Vec<(String, String)> {
+        let filter = format!("label=vpn.node={}", self.plan.node);
+        let mut docker = self.docker(["ps", "-a", "--no-trunc", "--filter", &filter]);
+        let listed = said(docker.args(["--format", "{{.ID}} {{.State}}"])).unwrap();
+        listed
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(id, is)| (id.into(), is.into()))
+            .collect()
+    }
+
+    /// `docker` on the daemon that it uses.
+    pub fn docker<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> Command {
+        let mut docker = Command::new(program("docker"));
+        if let Some(host) = &self.plan.docker_host {
+            docker.args(["--host", host]);
+        }
+        docker.args(args);
+        docker
+    }
+
+    /// Ends what is left of a house that could not be cleared.
+    fn sweep(&self) {
+        match self.plan.backend.as_str() {
+            "docker" => {
+                let filter = format!("label=vpn.node={}", self.plan.node);
+                let left = said(&mut self.docker(["ps", "-aq", "--filter", &filter])).unwrap_or_default();
+                for container in left.lines() {
+                    let _ = said(&mut self.docker(["rm", "-f", container]));
+                }
+            }
+            _ => {
+                for pid in self.children().into_keys() {
+                    let _ = said(Command::new("kill").args(["-9", &pid.to_string()]));
+                }
+            }
+        }
+        if !self.plan.apart
+            && let Ok(pid) = fs::read_to_string(self.data().join("bus/pid"))
+            && fs::read(format!("/proc/{}/cmdline", pid.trim()))
+                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*self.data().to_string_lossy()))
+        {
+            let _ = said(Command::new("kill").args(["-9", pid.trim()]));
+        }
+    }
+
+    fn vpnd_command(&self, part: &str) -> Command {
+        let plan = &self.plan;
+        let mut command = Command::new(ours("vpnd"));
+        command.args([part, "--log", "info", "--nats", &self.url()]);
+        if let Some(otlp) = &plan.otlp {
+            command.args(["--otlp", otlp]);
+        }
+        let master_key = self.data().join("master.key");
+        match part {
+            "all" => {
+                command.arg("--embedded-bus").arg("--nats-server").arg(program("nats-server"));
+            }
+            "keys" => {
+                // `vpnd all` makes one, a service by itself is given one.
+                fs::create_dir_all(self.data()).unwrap();
+                seal::MasterKey::load_or_create(&master_key).unwrap();
+                command.arg("--master-key").arg(master_key);
+            }
+            _ => {}
+        }
+        if matches!(part, "all" | "runtime") {
+            command
+                .args(["--backend", &plan.backend, "--node", &plan.node, "--address", &plan.address])
+                .arg("--data")
+                .arg(self.data())
+                .arg("--run-dir")
+                .arg(self.run_dir())
+                .arg("--xray")
+                .arg(program("xray"));
+            if let Some(host) = &plan.docker_host {
+                command.args(["--docker-host", host]);
+            }
+        }
+        command
+    }
+
     /// Deletes all servers, and waits until their instances are gone.
     pub async fn clear(&self) -> Result<(), String> {
         let bus = Bus::connect(&bus::Config::new(self.url(), "flows")).await.map_err(|e| e.to_string())?;
@@ -164,6 +320,8 @@ impl Drop for House {
             // One that was killed or whose bus is away has nobody to clear it; the panic says more.
             drop(clear.join());
         });
+        self.parts.clear();
+        self.sweep();
     }
 }
 
@@ -171,22 +329,10 @@ async fn ask<R: Request>(bus: &Bus, request: R) -> Result<R::Reply, String> {
     bus.call(request).await.map_err(|error| error.to_string())
 }
 
-fn vpnd(plan: &Plan, port: u16, home: &Path) -> Command {
-    let mut command = Command::new(ours("vpnd"));
-    let url = format!("nats://127.0.0.1:{port}");
-    command
-        .args(["all", "--embedded-bus", "--log", "info", "--nats", &url])
-        .args(["--backend", &plan.backend, "--node", &plan.node, "--address", "127.0.0.1"])
-        .arg("--data")
-        .arg(home.join("data"))
-        .arg("--run-dir")
-        .arg(home.join("run"))
-        .arg("--nats-server")
-        .arg(program("nats-server"))
-        .arg("--xray")
-        .arg(program("xray"));
-    if let Some(otlp) = &plan.otlp {
-        command.args(["--otlp", otlp]);
-    }
-    command
+/// A folder for a house.
+pub fn folder() -> TempDir {
+    let home = tempfile::Builder::new().prefix("vpn-house-").tempdir().unwrap();
+    // Engines are other users, and their run directories are below it.
+    fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
+    home
 }
