@@ -45,7 +45,7 @@ impl Bus {
         let options = options(config)?
             .name(&config.name)
             .connection_timeout(CONNECT_WITHIN)
-            .reconnect_delay_callback(|attempt| if attempt == 0 { Duration::ZERO } else { RECONNECT_EVERY })
+            .reconnect_delay_callback(|attempt| if attempt <= 1 { Duration::ZERO } else { RECONNECT_EVERY })
             .event_callback(move |event| {
                 match event {
                     Event::Connected => connected.send_modify(|count| *count += 1),
