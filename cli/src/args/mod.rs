@@ -50,8 +50,9 @@ pub(crate) struct Global {
     /// How long to wait for an answer, such as 500ms or 10s [default: 8s]
     #[arg(long, global = true, value_name = "TIME", value_parser = value::duration)]
     pub(crate) timeout: Option<Duration>,
-    /// How to print what comes back
-    #[arg(long, short, global = true, value_enum, default_value_t = Format::Table)]
+    /// How to print what comes back: table, json or yaml [default: table]
+    #[arg(long, short, global = true, value_enum, value_name = "FORMAT", default_value_t = Format::Table)]
+    #[arg(hide_possible_values = true, hide_default_value = true)]
     pub(crate) output: Format,
 }
 

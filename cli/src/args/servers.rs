@@ -102,6 +102,7 @@ pub(crate) struct Resources {
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true)
     .args(["port", "image", "dest", "server_names", "memory", "pids", "allow_private", "no_allow_private"]))]
+#[command(override_usage = "vpn servers update <NAME> <WHAT TO CHANGE>...")]
 pub(crate) struct Update {
     /// Which
     pub(crate) name: ServerName,

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::value;
 
 const UP_EXAMPLES: &str = "\
-What is there already is left as it is: `vpn up` may be repeated. Without a bus it starts `vpnd all` with a bus of
+What is there already is left as it is: `vpn up` may be repeated. Without a bus it starts `vpnd all` with a bus of \
 its own in the background; its log is DIR/vpnd.log, and `vpn down` stops it.
 
 Examples:

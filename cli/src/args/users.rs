@@ -175,6 +175,7 @@ impl From<Sort> for users::Sort {
 /// What to change about a user.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+#[command(override_usage = "vpn users update <NAME> <WHAT TO CHANGE>...")]
 pub(crate) struct Update {
     /// Whom
     pub(crate) name: UserName,
@@ -208,7 +209,7 @@ pub(crate) struct Update {
 }
 
 const IMPORT_EXAMPLES: &str = "\
-The file holds one name per line; or CSV whose first line names its columns: name, and any of quota, every,
+The file holds one name per line; or CSV whose first line names its columns: name, and any of quota, every, \
 expires, tags (separated by spaces), note; or one JSON object per line, as `vpn.users.create` takes it.
 All of it is checked before anything is sent. Every 1,000 users are created at once or not at all.
 
