@@ -102,7 +102,11 @@ impl Raw {
 pub(crate) async fn read_all(url: &str, stream: &str) -> usize {
     let client = async_nats::connect(url).await.unwrap();
     let stream = jetstream::new(client).get_stream(stream).await.unwrap();
-    let config = pull::OrderedConfig { deliver_policy: DeliverPolicy::LastPerSubject, ..Default::default() };
+    let config = pull::OrderedConfig {
+        deliver_policy: DeliverPolicy::LastPerSubject,
+        filter_subject: ">".to_owned(),
+        ..Default::default()
+    };
     let consumer = stream.create_consumer(config).await.unwrap();
     let mut messages = consumer.messages().await.unwrap();
     let mut count = 0;
