@@ -14,10 +14,11 @@ use contract::{
     users::User,
 };
 use seal::CurveKey;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
     Ctx, Serving,
+    config::BUS_WITHIN,
     desired::Desired,
     engine::EngineServer,
     mailbox::{Order, Roster},
@@ -42,6 +43,7 @@ pub(crate) struct Agent {
     /// The users of the protocols that this node serves.
     rosters: BTreeMap<Protocol, Roster>,
     save_at: Option<Instant>,
+    started: bool,
 }
 
 /// What is watched on the bus.
@@ -65,11 +67,15 @@ impl Agent {
             desired,
             rosters: BTreeMap::new(),
             save_at: None,
+            started: false,
         }
     }
 
-    /// Serves what was desired last, until the bus says what is desired now.
+    /// Serves what was desired last, until the bus says what is desired now; once.
     pub(crate) fn start_from_saved(&mut self) {
+        if std::mem::replace(&mut self.started, true) {
+            return;
+        }
         if let Some(desired) = self.saved.load() {
             tracing::info!(
                 servers = desired.servers.len(),
@@ -81,20 +87,16 @@ impl Agent {
 
     /// Follows the bus, for ever.
     pub(crate) async fn follow(mut self, bus: Bus, serving: Arc<Serving>) {
-        let mut watches = loop {
-            match Watches::open(&bus, &self.ctx).await {
-                Ok(watches) => break watches,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot see yet what is desired");
-                    sleep(RETRY_AFTER).await;
-                }
+        let ctx = self.ctx.clone();
+        let synced = read_bus(&bus, &ctx);
+        tokio::pin!(synced);
+        let (mut watches, desired) = match timeout(BUS_WITHIN, &mut synced).await {
+            Ok(synced) => synced,
+            Err(_) => {
+                self.start_from_saved();
+                synced.await
             }
         };
-        // What went away meanwhile is no news on the bus: everything is read before it is compared.
-        let mut desired = Desired::default();
-        while !watches.are_current() {
-            watches.read_into(&mut desired, &self.ctx).await;
-        }
         self.adopt(desired);
         // What was saved may be older than what runs: only now is it known that something is too much.
         self.workers.only(&self.desired.servers.keys().cloned().collect());
@@ -271,6 +273,25 @@ impl Agent {
             self.save_at = Some(Instant::now() + SAVE_AFTER);
         }
     }
+}
+
+/// Everything that is desired now, and the watches on what follows. What went away meanwhile is no news on the bus, so
+/// everything is read before it is compared.
+async fn read_bus(bus: &Bus, ctx: &Ctx) -> (Watches, Desired) {
+    let mut watches = loop {
+        match Watches::open(bus, ctx).await {
+            Ok(watches) => break watches,
+            Err(error) => {
+                tracing::warn!(%error, "cannot see yet what is desired");
+                sleep(RETRY_AFTER).await;
+            }
+        }
+    };
+    let mut desired = Desired::default();
+    while !watches.are_current() {
+        watches.read_into(&mut desired, ctx).await;
+    }
+    (watches, desired)
 }
 
 impl Watches {

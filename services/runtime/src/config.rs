@@ -34,6 +34,9 @@ pub struct Config {
     pub wireguard_image: ImageRef,
 }
 
+/// An agent that starts waits so long for the bus before it serves what was desired last: that may be two seconds old,
+/// and would end the sessions of users who came since.
+pub const BUS_WITHIN: Duration = Duration::from_secs(2);
 /// Without an event, everything is compared this often: events can be lost, and hands can change containers.
 pub const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// An engine answers 100 ms after its start; a busy host takes longer.

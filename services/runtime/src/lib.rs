@@ -39,7 +39,7 @@ mod saved;
 pub mod sockets;
 mod workers;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, pin::pin, sync::Arc};
 
 use agent::Agent;
 use backend::{
@@ -48,12 +48,14 @@ use backend::{
     docker, process,
 };
 use bus::{Bus, Shutdown, View};
+use config::BUS_WITHIN;
 pub use config::Config;
 use contract::{Code, Error, fleet::PublicAddress, runtime::Instance};
 use engine::{Engine, EngineServer};
 use reports::Reports;
 use saved::Saved;
 use seal::CurveKey;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use workers::Workers;
 
@@ -99,9 +101,15 @@ pub async fn serve(
     let workers = Arc::new(Workers::new(ctx.clone(), shutdown.clone()));
     shutdown.spawn_until("look out", workers.clone().look_out(ctx.backend.notices()));
     let mut agent = Agent::new(ctx.clone(), workers.clone(), saved, key);
-    agent.start_from_saved();
-
-    let Some(bus) = connect.await? else { return Ok(()) };
+    let mut connect = pin!(connect);
+    let bus = match timeout(BUS_WITHIN, &mut connect).await {
+        Ok(bus) => bus?,
+        Err(_) => {
+            agent.start_from_saved();
+            connect.await?
+        }
+    };
+    let Some(bus) = bus else { return Ok(()) };
     let bucket = bus.own::<Instance>().await?;
     let instances = View::open(&bucket, &shutdown).await?;
     let node = ctx.config.node.clone();

@@ -73,6 +73,9 @@ pub(crate) struct Common {
     /// Where traces go (OTLP over gRPC), such as http://127.0.0.1:4317
     #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", global = true)]
     pub(crate) otlp: Option<String>,
+    /// The share of traces that is kept, from 0 to 1; those that change something are always kept
+    #[arg(long, env = "OTEL_TRACES_SAMPLER_ARG", default_value_t = 1.0, global = true)]
+    pub(crate) trace_ratio: f64,
     /// What is logged: a level, or levels by module, such as warn,bus=debug
     #[arg(long, env = "VPN_LOG", default_value = "info", global = true)]
     pub(crate) log: String,
@@ -87,6 +90,7 @@ impl Common {
             otlp: self.otlp.clone(),
             log: self.log_format,
             filter: self.log.clone(),
+            sample_ratio: self.trace_ratio,
             ..telemetry::Config::new(service)
         }
     }

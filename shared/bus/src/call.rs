@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::{HeaderMap, Request as NatsRequest, RequestErrorKind};
 use bytes::Bytes;
-use contract::{Code, Effect, Error, Request};
+use contract::{Code, Error, Request};
 use serde::de::DeserializeOwned;
 use telemetry::context;
 use tracing::{Instrument, Span, field::Empty, info_span};
@@ -28,17 +28,13 @@ impl Bus {
     /// Sends a request and waits for its reply, at most `within`.
     pub async fn call_within<R: Request>(&self, request: R, within: Duration) -> Result<R::Reply, Error> {
         let subject = R::SUBJECT.render(request.node());
-        let sample = match R::SUBJECT.effect {
-            Effect::Changes => "always",
-            Effect::Reads => "ratio",
-        };
         let span = info_span!(
             "call",
             otel.name = format!("call {subject}"),
             otel.kind = "client",
             otel.status_code = Empty,
             error.code = Empty,
-            vpn.sample = sample,
+            vpn.sample = origin::sample(R::SUBJECT.effect),
             messaging.system = "nats",
             messaging.destination.name = subject,
         );

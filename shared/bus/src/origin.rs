@@ -2,7 +2,11 @@
 //! handler runs.
 
 use async_nats::HeaderMap;
-use telemetry::context::{self, Context};
+use contract::Effect;
+use telemetry::{
+    context::{self, Context},
+    sampler,
+};
 use tokio::task_local;
 
 /// The header with who caused a message: an operator, or `service:<name>`.
@@ -84,6 +88,15 @@ pub(crate) fn trace_of(headers: Option<&HeaderMap>) -> Context {
     })
 }
 
+/// Which traces of a kind of request are kept.
+pub(crate) fn sample(effect: Effect) -> &'static str {
+    match effect {
+        Effect::Changes => sampler::ALWAYS,
+        Effect::Reads => sampler::RATIO,
+        Effect::Repeats => sampler::NEVER,
+    }
+}
+
 /// The trace that a message or piece of work is part of.
 pub type Trace = Context;
 
@@ -100,6 +113,11 @@ pub fn caused_by(span: &tracing::Span, causes: &[Trace]) {
     } else {
         causes.iter().take(LINKS_MAX).for_each(|cause| context::link(span, cause));
     }
+}
+
+/// Links `span` to a trace that it is no part of, such as the one that made what it is about.
+pub fn reminds_of(span: &tracing::Span, trace: &Trace) {
+    context::link(span, trace);
 }
 
 /// The current span as a W3C `traceparent`, to be kept with something that outlives it.

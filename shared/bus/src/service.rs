@@ -15,7 +15,7 @@ use async_nats::{
     service::{ServiceExt, endpoint::Endpoint},
 };
 use bytes::Bytes;
-use contract::{Code, Effect, Error, Invalid, NodeName, Request, Subject};
+use contract::{Code, Error, Invalid, NodeName, Request, Subject};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use telemetry::context;
@@ -218,10 +218,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
             otel.status_code = Empty,
             error.code = Empty,
             vpn.service = self.service,
-            vpn.sample = match self.route.subject.effect {
-                Effect::Changes => "always",
-                Effect::Reads => "ratio",
-            },
+            vpn.sample = origin::sample(self.route.subject.effect),
             messaging.system = "nats",
             messaging.destination.name = self.subject,
         );

@@ -107,8 +107,7 @@ pub enum AddressSource {
 pub struct Announced {}
 
 impl Request for Announce {
-    // Repeating it is free of consequence, and a trace of each heartbeat would bury the others.
-    const SUBJECT: Subject = Subject::read("fleet", "announce");
+    const SUBJECT: Subject = Subject::repeated("fleet", "announce");
     type Reply = Announced;
 }
 

@@ -28,6 +28,8 @@ pub enum Effect {
     Reads,
     /// Changed state: always traced, and retried only by who knows what came of it.
     Changes,
+    /// Nothing most of the time: said again and again, so never traced.
+    Repeats,
 }
 
 impl Subject {
@@ -39,6 +41,11 @@ impl Subject {
     /// A request that changes state.
     pub const fn change(service: &'static str, verb: &'static str) -> Self {
         Self { service, verb, effect: Effect::Changes, per_node: false }
+    }
+
+    /// A request that is sent every so often for as long as its sender lives.
+    pub const fn repeated(service: &'static str, verb: &'static str) -> Self {
+        Self { service, verb, effect: Effect::Repeats, per_node: false }
     }
 
     /// The same for a request that only one node can answer.

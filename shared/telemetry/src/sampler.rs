@@ -9,7 +9,7 @@
 //!   services run in one process, and each must have its own name in a trace. Without it a span belongs to its
 //!   parent's service, and without a parent to the process's own.
 //! - `vpn.sample = "always"` keeps a span whatever the ratio and the caller said: commands that change state.
-//!   Otherwise the caller's decision holds, and a ratio of the traces that begin here is kept.
+//!   `"never"` drops it. Otherwise the caller's decision holds, and a ratio of the traces that begin here is kept.
 //!
 //! A span's children can read nothing of it but its span context. So the service's name rides in the trace state
 //! of the span context, under a key that never leaves the process.
@@ -26,6 +26,10 @@ pub const SERVICE_FIELD: &str = "vpn.service";
 pub const SAMPLE_FIELD: &str = "vpn.sample";
 /// The value of [`SAMPLE_FIELD`] that does.
 pub const ALWAYS: &str = "always";
+/// The value of [`SAMPLE_FIELD`] that drops a span and what is under it: what is done again and again.
+pub const NEVER: &str = "never";
+/// Its value that leaves the decision to the caller, and where there is none to the ratio.
+pub const RATIO: &str = "ratio";
 
 /// Where the service's name stands in a trace state inside this process.
 pub(crate) const SERVICE_KEY: &str = "vpn";
@@ -53,10 +57,10 @@ impl ShouldSample for ByField {
         attributes: &[KeyValue],
         links: &[Link],
     ) -> SamplingResult {
-        let decision = if text(attributes, SAMPLE_FIELD) == Some(ALWAYS) {
-            SamplingDecision::RecordAndSample
-        } else {
-            self.otherwise.should_sample(parent, trace_id, name, kind, attributes, links).decision
+        let decision = match text(attributes, SAMPLE_FIELD) {
+            Some(ALWAYS) => SamplingDecision::RecordAndSample,
+            Some(NEVER) => SamplingDecision::Drop,
+            _ => self.otherwise.should_sample(parent, trace_id, name, kind, attributes, links).decision,
         };
         let trace_state = trace_state(parent, text(attributes, SERVICE_FIELD));
         SamplingResult { decision, attributes: Vec::new(), trace_state }

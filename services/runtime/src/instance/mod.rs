@@ -13,7 +13,7 @@ pub(crate) use made::engine_of;
 use made::{Made, make, run_dir};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 use crate::{
     Ctx,
@@ -138,17 +138,12 @@ impl Instance {
             return;
         }
         let causes = std::mem::take(&mut self.causes);
-        // Without a cause this is the look that is due every so often, which is nobody's trace.
+        // Without a cause this is the look that is due every so often, which is nobody's trace unless it finds
+        // something.
         let span = if causes.is_empty() {
-            tracing::Span::none()
+            Span::none()
         } else {
-            let span = info_span!(
-                "reconcile",
-                otel.name = format!("reconcile {}", self.name),
-                vpn.service = "runtime",
-                vpn.sample = "always",
-                vpn.server = %self.name,
-            );
+            let span = self.span();
             origin::caused_by(&span, &causes);
             span
         };
@@ -169,6 +164,16 @@ impl Instance {
         }
     }
 
+    fn span(&self) -> Span {
+        info_span!(
+            "reconcile",
+            otel.name = format!("reconcile {}", self.name),
+            vpn.service = "runtime",
+            vpn.sample = "always",
+            vpn.server = %self.name,
+        )
+    }
+
     async fn reconcile(&mut self) -> Result<(), Error> {
         let Some(order) = self.order.clone() else { return Ok(()) };
         if matches!(order, Order::Wait(_)) {
@@ -176,8 +181,27 @@ impl Instance {
             return Ok(());
         }
         let desired: Vec<_> = self.made.iter().map(|made| made.wanted.clone()).collect();
-        let mut actual = self.containers_meanwhile().await?;
+        let actual = self.containers_meanwhile().await?;
         let actions = plan(&desired, &actual);
+        let span = if actions.is_empty() || !Span::current().is_none() {
+            Span::none()
+        } else {
+            // Found rather than ordered: a trace of its own, that knows which one made what it is about.
+            let span = self.span();
+            for container in &actual {
+                origin::reminds_of(&span, &origin::trace_from(container.traceparent.as_deref()));
+            }
+            span
+        };
+        self.carry_out(order, actual, actions).instrument(span).await
+    }
+
+    async fn carry_out(
+        &mut self,
+        order: Order,
+        mut actual: Vec<Container>,
+        actions: Vec<Action>,
+    ) -> Result<(), Error> {
         for action in &actions {
             self.act(action, &actual, &order).await?;
         }
