@@ -88,8 +88,8 @@ impl Agent {
     /// Follows the bus, for ever.
     pub(crate) async fn follow(mut self, bus: Bus, serving: Arc<Serving>) {
         let ctx = self.ctx.clone();
-        let synced = read_bus(&bus, &ctx);
-        tokio::pin!(synced);
+        // Five watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
+        let mut synced = Box::pin(read_bus(&bus, &ctx));
         let (mut watches, desired) = match timeout(BUS_WITHIN, &mut synced).await {
             Ok(synced) => synced,
             Err(_) => {

@@ -43,6 +43,8 @@ impl Shutdown {
     /// Runs `task` until it ends or tasks are asked to end, whichever comes first.
     pub fn spawn_until(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let token = self.token.clone();
+        // What runs for long holds much: on the heap it is moved once, not with every layer around it.
+        let task = Box::pin(task);
         self.spawn(name, async move {
             token.run_until_cancelled(task).await;
         });
