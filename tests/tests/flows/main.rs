@@ -14,5 +14,8 @@
 #![allow(clippy::print_stdout, reason = "figures and seeds are for who reads the log of a test")]
 
 mod access;
+mod agent;
+mod chaos;
+mod dockerd;
 mod natscli;
 mod world;

@@ -14,6 +14,11 @@ fn json(text: &str) -> Value {
 async fn a_person_with_the_nats_command_finds_their_way() {
     let house = House::start(Plan::on("process")).await;
     let nats = |args: &[&str]| said(&mut house.nats(args.iter().copied())).unwrap();
+    // What a terminal shows: headers stand in what it writes to stderr.
+    let shown = |args: &[&str]| {
+        let output = house.nats(args.iter().copied()).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
     let mut listening = house.nats(["sub", "vpn.>"]);
     listening.env("NO_COLOR", "1");
     let listening = Process::spawn("nats sub", &listening);
@@ -34,12 +39,11 @@ async fn a_person_with_the_nats_command_finds_their_way() {
     assert!(!listening.log().contains("created_at"), "{}", listening.log());
 
     // An error looks like one to a person and to a program.
-    let again = nats(&["request", "vpn.users.create", r#"{"name":"alice"}"#]);
-    println!("{again}");
+    let again = shown(&["request", "vpn.users.create", r#"{"name":"alice"}"#]);
     assert!(again.contains("users.name_taken") && again.contains("vpn users update"), "{again}");
     assert!(again.contains("Nats-Service-Error-Code: 409"), "{again}");
     assert!(
-        nats(&["request", "vpn.users.get", r#"{"name":"bob"}"#]).contains("Nats-Service-Error-Code: 404")
+        shown(&["request", "vpn.users.get", r#"{"name":"bob"}"#]).contains("Nats-Service-Error-Code: 404")
     );
     // No body at all is an empty request.
     let list = json(&nats(&["request", "--raw", "vpn.users.list", ""]));
@@ -56,7 +60,9 @@ async fn a_person_with_the_nats_command_finds_their_way() {
     let stats = json(&nats(&["micro", "stats", "users", "--json"]));
     let endpoints = stats[0]["endpoints"].as_array().or(stats["endpoints"].as_array()).unwrap();
     let create = endpoints.iter().find(|endpoint| endpoint["subject"] == "vpn.users.create").unwrap();
-    assert_eq!((&create["num_requests"], &create["num_errors"]), (&2.into(), &1.into()), "{create}");
+    // A refusal is the caller's error, not the service's.
+    assert_eq!((&create["num_requests"], &create["num_errors"]), (&2.into(), &0.into()), "{create}");
+    assert_eq!(create["data"]["refused"], 1, "{create}");
 
     let kept = json(&nats(&["kv", "get", "vpn_users", "alice", "--raw"]));
     assert_eq!(kept, json(&alice), "the bucket holds what the reply said");
@@ -68,8 +74,10 @@ async fn a_person_with_the_nats_command_finds_their_way() {
     .await;
 
     nats(&["request", "vpn.users.suspend", r#"{"name":"alice","reason":"unpaid"}"#]);
+    let now = json(&nats(&["kv", "get", "vpn_users", "alice", "--raw"]));
+    assert_eq!((&now["state"]["is"], &now["state"]["reason"]), (&"suspended".into(), &"unpaid".into()));
     let history = nats(&["kv", "history", "vpn_users", "alice"]);
-    assert!(history.contains("active") && history.contains("suspended"), "{history}");
+    assert_eq!(history.matches("PUT").count(), 2, "{history}");
     nats(&["request", "vpn.users.delete", r#"{"name":"alice"}"#]);
     said(&mut house.nats(["kv", "get", "vpn_users", "alice"])).unwrap_err();
     // The state message is the event: what happened stands in its headers.

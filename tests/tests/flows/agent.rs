@@ -1,0 +1,111 @@
+//! An agent that dies, and comes back without the bus: who is connected notices nothing.
+
+use std::{fs, process::Command, time::Duration};
+
+use contract::Protocol;
+use flows::{house::Plan, programs::said};
+use testkit::{wait::eventually, xray_client::XrayClient};
+
+use crate::{
+    chaos::running,
+    world::{SOON, World},
+};
+
+/// An engine that was killed is started again while its clients still try.
+const RESTARTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Kills the agent's process, and starts it again: its instances are the same ones.
+async fn adopted(backend: &str) {
+    let mut world = World::on(backend).await;
+    for protocol in Protocol::ALL {
+        world.serve(protocol.as_str(), protocol).await;
+    }
+    world.create("alice").await;
+    let mut links = Vec::new();
+    for protocol in [Protocol::VlessReality, Protocol::Shadowsocks2022] {
+        links.push(world.link("alice", protocol.as_str()).await);
+    }
+    let client = XrayClient::many(&links).await.unwrap();
+    let mut held = Vec::new();
+    for tunnel in client.tunnels() {
+        tunnel.accepted(&world.page(), SOON).await.unwrap();
+        held.push(tunnel.hold(&world.slow(), SOON).await.unwrap());
+    }
+    let before = running(&world.house, backend);
+    assert_eq!(before.len(), Protocol::ALL.len(), "{before:?}");
+    for round in 0..3 {
+        world.house.restart().await;
+        // Whoever comes now is let in by engines that were there before.
+        let user = format!("bob{round}");
+        world.create(&user).await;
+        for protocol in [Protocol::VlessReality, Protocol::Shadowsocks2022] {
+            let late = client.add(&world.link(&user, protocol.as_str()).await).await.unwrap();
+            late.accepted(&world.page(), SOON).await.unwrap();
+        }
+    }
+    assert_eq!(running(&world.house, backend), before);
+    for held in &held {
+        let bytes = held.bytes();
+        eventually("the connection goes on", SOON, async || held.bytes() > bytes).await;
+        assert!(held.is_open());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_killed_adopts_its_children() {
+    adopted("process").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_killed_adopts_its_containers() {
+    adopted("docker").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_serves_without_the_bus_what_it_was_told_last() {
+    let mut world = World::with(Plan { apart: true, ..Plan::on("process") }).await;
+    world.serve("reality", Protocol::VlessReality).await;
+    world.serve("shadowsocks", Protocol::Shadowsocks2022).await;
+    world.create("alice").await;
+    let links = [world.link("alice", "reality").await, world.link("alice", "shadowsocks").await];
+    let client = XrayClient::many(&links).await.unwrap();
+    for tunnel in client.tunnels() {
+        tunnel.accepted(&world.page(), SOON).await.unwrap();
+    }
+    // With her credentials it is her second mention.
+    let saved = world.house.data().join("runtime/desired.json");
+    eventually("the agent has saved what it knows", SOON, async || {
+        fs::read_to_string(&saved).is_ok_and(|text| text.matches("\"alice\"").count() > 1)
+    })
+    .await;
+
+    world.house.nats_server().kill();
+    world.house.kill("runtime");
+    let engines = world.house.children();
+    assert_eq!(engines.len(), 2, "{engines:?}");
+    for tunnel in client.tunnels() {
+        tunnel.fetch(&world.page(), SOON).await.expect("engines serve without agent and bus");
+    }
+    world.house.begin("runtime");
+    for tunnel in client.tunnels() {
+        tunnel.fetch(&world.page(), SOON).await.expect("engines serve without the bus");
+    }
+    for pid in engines.keys() {
+        said(Command::new("kill").args(["-9", &pid.to_string()])).unwrap();
+    }
+    for (tunnel, protocol) in client.tunnels().iter().zip(["reality", "shadowsocks"]) {
+        let accepted = tunnel.accepted(&world.page(), RESTARTED_WITHIN).await;
+        let took = accepted.unwrap_or_else(|error| panic!("{protocol} is not started again: {error}"));
+        println!("without the bus, {protocol} serves {took:?} after it was killed");
+    }
+    let restarted = world.house.children();
+    assert!(restarted.len() == 2 && restarted.keys().all(|pid| !engines.contains_key(pid)), "{restarted:?}");
+
+    // What happened meanwhile elsewhere is caught up with.
+    world.house.nats_server().restart().await;
+    world.house.ready().await;
+    crate::chaos::insist(&world.bus, crate::world::named("bob")).await.unwrap();
+    let late = client.add(&world.link("bob", "shadowsocks").await).await.unwrap();
+    late.accepted(&world.page(), SOON).await.unwrap();
+    assert_eq!(world.house.children(), restarted, "the bus came back, and engines were started anew");
+}

@@ -1,0 +1,313 @@
+//! Any part killed while users are being created: what was acknowledged is there, everybody has credentials, engines
+//! have everybody, and nothing is there twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bus::Bus;
+use contract::{
+    Code, Error, Protocol, Request, UserName,
+    fleet::{CreateServer, DeleteServer, ListServers},
+    keys,
+    users::{CreateMany, List},
+};
+use flows::{
+    House,
+    house::{Plan, SERVICES},
+    programs::said,
+};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use testkit::{ports, wait::eventually, wireguard_client::WireguardClient, xray_client::XrayClient};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use crate::world::{Dice, SOON, World, named};
+
+/// At least so many users, and until the last part was killed.
+const USERS: usize = 500;
+const ONE_BY_ONE: usize = 6;
+const IN_BATCHES: usize = 2;
+const BATCH: usize = 10;
+/// Each part is killed so often.
+const ROUNDS: usize = 2;
+/// How long a part may be away before what is asked of it must succeed again.
+const RECOVERS_WITHIN: Duration = Duration::from_secs(30);
+
+/// Users being created while things die around it.
+pub(crate) struct Creation {
+    acknowledged: Arc<Mutex<BTreeSet<UserName>>>,
+    /// When something succeeded last.
+    last: Arc<Mutex<Instant>>,
+    enough: Arc<AtomicBool>,
+    creators: JoinSet<()>,
+}
+
+impl Creation {
+    /// Begins, by single requests and by batches.
+    pub(crate) fn begin(bus: &Bus, dice: &Arc<Dice>) -> Self {
+        let (acknowledged, last) = (Arc::default(), Arc::new(Mutex::new(Instant::now())));
+        let (enough, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let mut creation = Self { acknowledged, last, enough, creators: JoinSet::new() };
+        for creator in 0..ONE_BY_ONE + IN_BATCHES {
+            let (bus, dice, next) = (bus.clone(), dice.clone(), next.clone());
+            let (acknowledged, last) = (creation.acknowledged.clone(), creation.last.clone());
+            let enough = creation.enough.clone();
+            creation.creators.spawn(async move {
+                let count = if creator < ONE_BY_ONE { 1 } else { BATCH };
+                loop {
+                    let first = next.fetch_add(count, Ordering::Relaxed);
+                    if first >= USERS && enough.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let users: Vec<_> =
+                        (first..first + count).map(|number| named(&format!("u{number:05}"))).collect();
+                    let names: Vec<_> = users.iter().map(|user| user.name.clone()).collect();
+                    let created = match count {
+                        1 => insist(&bus, users.into_iter().next().unwrap()).await.map(drop),
+                        _ => insist(&bus, CreateMany { users, batch: Some(Uuid::now_v7()) }).await.map(drop),
+                    };
+                    match created {
+                        Ok(()) => {
+                            acknowledged.lock().unwrap().extend(names);
+                            *last.lock().unwrap() = Instant::now();
+                        }
+                        // An earlier try has made it, and its answer was lost.
+                        Err(error) => assert_eq!(error.code, Code::USERS_NAME_TAKEN, "{error}"),
+                    }
+                    tokio::time::sleep(dice.millis(0..40)).await;
+                }
+            });
+        }
+        creation
+    }
+
+    /// Waits until something was created after this moment.
+    pub(crate) async fn goes_on(&self, since: Instant) {
+        let went_on = async || *self.last.lock().unwrap() > since;
+        eventually("users are being created again", RECOVERS_WITHIN, went_on).await;
+    }
+
+    /// Lets it come to its end; returns who was acknowledged.
+    pub(crate) async fn end(mut self) -> Vec<UserName> {
+        self.enough.store(true, Ordering::Relaxed);
+        while let Some(ended) = self.creators.join_next().await {
+            ended.unwrap();
+        }
+        let acknowledged = self.acknowledged.lock().unwrap().iter().cloned().collect::<Vec<_>>();
+        assert!(acknowledged.len() >= USERS / 2, "{} were acknowledged", acknowledged.len());
+        acknowledged
+    }
+}
+
+/// Asks until there is an answer that is not somebody's death.
+pub(crate) async fn insist<R: Request + Clone>(bus: &Bus, request: R) -> Result<R::Reply, Error> {
+    let started = Instant::now();
+    loop {
+        match bus.call_within(request.clone(), Duration::from_secs(2)).await {
+            // 5xx: somebody is away.
+            Err(error) if error.status() >= 500 && started.elapsed() < 2 * RECOVERS_WITHIN => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// Everybody who was acknowledged is there and has credentials; nobody is without.
+pub(crate) async fn nobody_is_lost(bus: &Bus, acknowledged: &[UserName]) {
+    let mut there = BTreeSet::new();
+    let mut after = None;
+    loop {
+        let list = List { limit: Some(contract::users::PAGE_MAX), after, ..List::default() };
+        let page = insist(bus, list).await.unwrap();
+        there.extend(page.users.into_iter().map(|user| user.name));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    let lost: Vec<_> = acknowledged.iter().filter(|user| !there.contains(*user)).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let since = Instant::now();
+    eventually("everybody has credentials", SOON, async || {
+        let issued = bus.call(keys::Status {}).await.map_err(|error| error.to_string())?.users;
+        if issued == there.len() as u64 { Ok(()) } else { Err(format!("{issued} of {}", there.len())) }
+    })
+    .await;
+    // The count can be wrong; a link cannot.
+    stream::iter(&there)
+        .map(|user| insist(bus, keys::Link { user: user.clone(), server: None }))
+        .buffer_unordered(16)
+        .try_for_each(async |links| {
+            assert!(!links.links.is_empty(), "{} has no links", links.user);
+            Ok(())
+        })
+        .await
+        .unwrap();
+    println!(
+        "{} users, {} acknowledged; all have links after {:?}",
+        there.len(),
+        acknowledged.len(),
+        since.elapsed()
+    );
+}
+
+/// Servers that come and go meanwhile. The even ones stay.
+async fn servers_come_and_go(bus: Bus, enough: Arc<AtomicBool>) {
+    for number in 0_usize.. {
+        if enough.load(Ordering::Relaxed) {
+            return;
+        }
+        let create = CreateServer {
+            name: format!("extra-{number}").parse().unwrap(),
+            protocol: Protocol::Shadowsocks2022,
+            port: u64::from(ports::free()).try_into().unwrap(),
+            node: None,
+            image: None,
+            reality: None,
+            resources: None,
+            allow_private: Vec::new(),
+        };
+        let name = create.name.clone();
+        match insist(&bus, create).await {
+            Err(error) if error.code != Code::FLEET_SERVER_EXISTS => panic!("{error}"),
+            _ => {}
+        }
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        if number % 3 > 0 {
+            match insist(&bus, DeleteServer { name }).await {
+                Err(error) if error.code != Code::FLEET_SERVER_NOT_FOUND => panic!("{error}"),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// What can be killed.
+async fn kill(house: &mut House, part: &'static str) {
+    match part {
+        "bus" => {
+            let pid = fs::read_to_string(house.data().join("bus/pid")).unwrap();
+            let line = fs::read(format!("/proc/{}/cmdline", pid.trim())).unwrap();
+            assert!(String::from_utf8_lossy(&line).contains(&*house.data().to_string_lossy()), "not ours");
+            said(Command::new("kill").args(["-9", pid.trim()])).unwrap();
+        }
+        "nats" => {
+            house.nats_server().kill();
+            house.nats_server().restart().await;
+        }
+        service => {
+            house.kill(service);
+            house.begin(service);
+        }
+    }
+}
+
+async fn chaos(plan: Plan, parts: &[&'static str]) {
+    let backend = plan.backend.clone();
+    let dice = Arc::new(Dice::new());
+    let mut world = World::with(plan).await;
+    world.serve("reality", Protocol::VlessReality).await;
+    world.serve("shadowsocks", Protocol::Shadowsocks2022).await;
+    if backend == "process" {
+        world.serve("wireguard", Protocol::Wireguard).await;
+    }
+    world.create("holder").await;
+    let links = [world.link("holder", "reality").await, world.link("holder", "shadowsocks").await];
+    let holder = XrayClient::many(&links).await.unwrap();
+    let mut held = Vec::new();
+    for tunnel in holder.tunnels() {
+        tunnel.accepted(&world.page(), SOON).await.unwrap();
+        for _ in 0..5 {
+            held.push(tunnel.hold(&world.slow(), SOON).await.unwrap());
+        }
+    }
+    let before = running(&world.house, &backend);
+
+    let creation = Creation::begin(&world.bus, &dice);
+    let enough = Arc::new(AtomicBool::new(false));
+    let servers = tokio::spawn(servers_come_and_go(world.bus.clone(), enough.clone()));
+    let mut recovery = BTreeMap::<&str, Duration>::new();
+    for part in (0..ROUNDS).flat_map(|_| parts.iter().copied()) {
+        tokio::time::sleep(dice.millis(50..500)).await;
+        let since = Instant::now();
+        kill(&mut world.house, part).await;
+        // What was acknowledged in the moment of the kill is no recovery.
+        creation.goes_on(Instant::now()).await;
+        let took = since.elapsed();
+        let worst = recovery.entry(part).or_default();
+        *worst = took.max(*worst);
+    }
+    enough.store(true, Ordering::Relaxed);
+    servers.await.unwrap();
+    let acknowledged = creation.end().await;
+    println!("{backend}: the next user after a kill, at worst: {recovery:?}");
+    world.house.ready().await;
+    nobody_is_lost(&world.bus, &acknowledged).await;
+
+    // Engines have everybody.
+    let chosen: Vec<String> =
+        (0..10).map(|_| acknowledged[dice.throw(acknowledged.len())].to_string()).collect();
+    for server in ["reality", "shadowsocks"] {
+        let links: Vec<String> = stream::iter(&chosen).then(|user| world.link(user, server)).collect().await;
+        let client = XrayClient::many(&links).await.unwrap();
+        for (tunnel, user) in client.tunnels().iter().zip(&chosen) {
+            let accepted = tunnel.accepted(&world.page(), SOON).await;
+            assert!(accepted.is_ok(), "{user} does not get through {server}: {accepted:?}");
+        }
+    }
+    if backend == "process" {
+        let client = WireguardClient::connect(&world.link(&chosen[0], "wireguard").await).await;
+        eventually("WireGuard lets them in", SOON, async || client.fetch(&world.page(), SOON).await).await;
+    }
+
+    // Nothing is orphaned or doubled, and nobody had to start anew.
+    let dropped = held.iter().filter(|held| !held.is_open()).count();
+    assert_eq!(dropped, 0, "of {} connections", held.len());
+    let desired = world.ask(ListServers::default()).await.servers;
+    for server in &desired {
+        world.house.runs(&world.bus, server.name.as_str()).await;
+    }
+    eventually("what runs is what should run", SOON, async || {
+        let now = running(&world.house, &backend);
+        let kept = before.iter().all(|id| now.contains(id));
+        if kept && now.len() == desired.len() {
+            Ok(())
+        } else {
+            Err(format!("{} desired: {now:?}", desired.len()))
+        }
+    })
+    .await;
+}
+
+/// What runs for the house's servers, one for each.
+pub(crate) fn running(house: &House, backend: &str) -> Vec<String> {
+    match backend {
+        "docker" => house.containers().into_iter().map(|(id, is)| format!("{id} {is}")).collect(),
+        _ => house.children().into_iter().map(|(pid, line)| format!("{pid} {line}")).collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vpnd_all_and_its_bus_are_killed() {
+    chaos(Plan::on("process"), &["all", "bus"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vpnd_all_and_its_bus_are_killed_with_containers() {
+    chaos(Plan::on("docker"), &["all", "bus"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_service_and_the_bus_are_killed() {
+    let parts: Vec<&str> = SERVICES.into_iter().chain(["nats"]).collect();
+    chaos(Plan { apart: true, ..Plan::on("process") }, &parts).await;
+}
