@@ -10,14 +10,20 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 use contract::{Code, Error, State};
-use futures::{FutureExt, StreamExt};
-use tokio::{sync::watch, time::sleep};
+use futures::StreamExt;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 use tracing::{Instrument, info_span};
 
 use crate::{Bucket, Change, Origin, Shutdown, error::is_transient, jetstream, origin::caused_by, stream};
 
 /// Changes that are handed over together at most: one atomic batch.
 pub const AT_ONCE: usize = 1_000;
+/// How long those that are on their way are waited for: a round trip to a bus that is not near. Handled together
+/// they cost one write instead of many.
+const GATHER_WITHIN: Duration = Duration::from_millis(20);
 /// The first and the longest pause after a failure.
 const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(2)];
 /// A change that fails so often by its own fault goes to the dead letters.
@@ -95,20 +101,20 @@ impl<S: State> Feed<S> {
                 message = messages.next() => message,
                 _ = self.connects.changed() => return Ok(()),
             };
-            let mut taken = Vec::new();
-            let mut next = first;
-            let mut broken = false;
-            loop {
-                match next {
-                    Some(Ok(message)) => taken.push(message),
-                    Some(Err(_)) | None => broken = true,
-                }
-                if broken || taken.len() >= AT_ONCE {
-                    break;
-                }
-                match messages.next().now_or_never() {
-                    Some(message) => next = message,
-                    None => break,
+            let Some(Ok(first)) = first else { return Ok(()) };
+            // Those that were there with the first come in several reads; what is stored after them is not waited
+            // for, so that nobody waits for a stream of others.
+            let there = first.info().map_or(0, |info| usize::try_from(info.pending).unwrap_or(AT_ONCE));
+            let (mut taken, mut broken) = (vec![first], false);
+            while taken.len() < AT_ONCE {
+                let wait = if taken.len() <= there { GATHER_WITHIN } else { Duration::ZERO };
+                match timeout(wait, messages.next()).await {
+                    Ok(Some(Ok(message))) => taken.push(message),
+                    Ok(Some(Err(_)) | None) => {
+                        broken = true;
+                        break;
+                    }
+                    Err(_) => break,
                 }
             }
             self.handle_all(taken, shutdown, handle).await?;
