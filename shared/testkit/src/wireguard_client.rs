@@ -154,6 +154,10 @@ impl WireguardClient {
 /// How long a handshake goes unanswered before it was most likely too early: a server keeps silent to who it does
 /// not know, and answers in a fraction of this else.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// Each try waits so much longer: a busy server's answer comes late, and it takes 100 tries a second.
+const MORE_PATIENCE: Duration = Duration::from_micros(500);
+/// At most.
+const MOST_PATIENCE: Duration = Duration::from_millis(50);
 
 /// Tries until the server answers a handshake, which is when it has taken the user in; no more than that, and
 /// without a network of its own. Servers take 100 handshakes a second from one address: on loopback there are
@@ -169,6 +173,7 @@ pub async fn handshake(file: &str, from: IpAddr, within: Duration) -> io::Result
     socket.connect(file.endpoint).await?;
     let tries = async {
         let mut answer = [0; 2048];
+        let mut patience = PATIENCE;
         loop {
             let hello = tunnel.format_handshake_initiation(true).expect("a forced one is always made");
             // A server that does not listen yet refuses, which the next call here hears.
@@ -176,7 +181,10 @@ pub async fn handshake(file: &str, from: IpAddr, within: Duration) -> io::Result
                 socket.send(&hello.into_bytes()).await?;
                 socket.recv(&mut answer).await
             };
-            let Ok(Ok(length)) = tokio::time::timeout(PATIENCE, answered).await else { continue };
+            let Ok(Ok(length)) = tokio::time::timeout(patience, answered).await else {
+                patience = (patience + MORE_PATIENCE).min(MOST_PATIENCE);
+                continue;
+            };
             let packet = Packet::copy_from(&answer[..length]).try_into_wg().map_err(io::Error::other)?;
             if let TunnResult::WriteToNetwork(_) = tunnel.handle_incoming_packet(packet) {
                 return Ok(());
