@@ -2,33 +2,31 @@
 //!
 //! - [`Instance`] the worker
 //! - [`made`]     what the server is made of here
+//! - [`steps`]    from what is to what should be
+//! - [`admit`]    users come and go while the engine runs
 
+mod admit;
 mod made;
+mod steps;
 
-use std::{collections::BTreeSet, io, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bus::origin::{self, Trace};
-use contract::{Code, Protocol, ServerName, UserName, runtime::InstanceState};
+use contract::{Code, Protocol, ServerName, runtime::InstanceState};
 pub(crate) use made::engine_of;
-use made::{Made, make, run_dir};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use made::{Made, make};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, info_span};
 
 use crate::{
     Ctx,
     backend::{Container, ContainerState, Error},
-    config::{LOOK_EVERY, READY_WITHIN, SAVE_AFTER, STOP_GRACE},
-    engine::{EngineServer, wireguard},
-    mailbox::{Mailbox, News, Order, Roster},
+    config::LOOK_EVERY,
+    mailbox::{Mailbox, News, Order},
     pace::Pace,
-    plan::{Action, plan},
+    plan::plan,
 };
-
-/// Between two looks whether an instance that does not answer yet has ended.
-const ENDED_EVERY: Duration = Duration::from_millis(200);
-/// The last words of an instance are worth no longer wait.
-const WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// The worker of one server's instance.
 pub(crate) struct Instance {
@@ -196,193 +194,6 @@ impl Instance {
         self.carry_out(order, actual, actions).instrument(span).await
     }
 
-    async fn carry_out(
-        &mut self,
-        order: Order,
-        mut actual: Vec<Container>,
-        actions: Vec<Action>,
-    ) -> Result<(), Error> {
-        for action in &actions {
-            self.act(action, &actual, &order).await?;
-        }
-        let Order::Serve(server, roster) = order else {
-            self.gone = true;
-            self.serving = None;
-            self.ctx.reports.gone(&self.name);
-            return Ok(());
-        };
-        if !server.server.running {
-            self.serving = None;
-            self.report(InstanceState::Stopped);
-            return Ok(());
-        }
-        if !actions.is_empty() {
-            actual = self.containers().await?;
-        }
-        let pid = actual.iter().find_map(running).ok_or_else(|| {
-            Error::new(Code::RUNTIME_ENGINE_FAILED, format!("{} ended right after its start", self.name))
-        });
-        match pid {
-            Ok(pid) if self.serving.as_ref().is_some_and(|serving| serving.pid == pid) => Ok(()),
-            Ok(pid) => self.serve(&roster, pid).await,
-            Err(error) => Err(self.with_last_words(error).await),
-        }
-    }
-
-    async fn act(&mut self, action: &Action, actual: &[Container], order: &Order) -> Result<(), Error> {
-        let backend = self.ctx.backend.clone();
-        match action {
-            Action::Remove(server) => {
-                let removed = backend.remove(server).instrument(info_span!("remove container")).await;
-                self.serving = None;
-                removed?;
-                for container in actual {
-                    self.clear_after(container).await;
-                }
-            }
-            Action::Create(_) => {
-                self.report(InstanceState::Starting);
-                let Some(made) = &mut self.made else { return Ok(()) };
-                let span = info_span!("create container", container.runtime = backend.name());
-                made.spec.traceparent = origin::traceparent();
-                let spec = &made.spec;
-                async {
-                    match backend.create(spec).await {
-                        Err(error) if error.code == Code::RUNTIME_IMAGE_MISSING => {
-                            backend.ensure_image(&spec.image).await?;
-                            backend.create(spec).await
-                        }
-                        done => done,
-                    }
-                }
-                .instrument(span)
-                .await?;
-            }
-            Action::Start(_) => {
-                let (Some(made), Order::Serve(server, roster)) = (&self.made, order) else { return Ok(()) };
-                self.serving = None;
-                self.report(InstanceState::Starting);
-                self.pace.started(Instant::now());
-                // It would write after us what it knew before.
-                if let Some(saving) = self.saving.take() {
-                    let _ = saving.await;
-                }
-                let users = roster.users();
-                let prepare = info_span!("prepare engine", vpn.users = users.len());
-                made.engine.prepare(server, &users).instrument(prepare).await?;
-                let start = info_span!("start container", container.runtime = backend.name());
-                backend.start(&made.spec).instrument(start).await?;
-            }
-            Action::Stop(server) => {
-                let stop = info_span!("stop container", container.runtime = backend.name());
-                backend.stop(server, STOP_GRACE).instrument(stop).await?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Brings the engine that runs in `pid` in line with the roster.
-    async fn serve(&mut self, roster: &Roster, pid: u32) -> Result<(), Error> {
-        let Some(made) = &self.made else { return Ok(()) };
-        let engine = made.engine.clone();
-        let ready = engine.ready(Instant::now() + READY_WITHIN).instrument(info_span!("engine ready"));
-        let answered = tokio::select! {
-            answered = ready => answered,
-            () = self.ended() => Err(Error::new(Code::RUNTIME_ENGINE_FAILED, "it ended right after its start")),
-        };
-        if let Err(error) = answered {
-            return Err(self.with_last_words(error).await);
-        }
-        let users = roster.users();
-        let span = info_span!("converge engine", vpn.users = users.len());
-        let converged = engine.converge(&users, pid).instrument(span).await?;
-        tracing::info!(
-            server = %self.name,
-            users = users.len(),
-            added = converged.added,
-            removed = converged.removed,
-            "serves"
-        );
-        self.serving = Some(Serving { pid });
-        self.save_later();
-        self.report(InstanceState::Running);
-        Ok(())
-    }
-
-    /// Lets users in or out who were put into the roster or taken from it.
-    async fn admit(&mut self, names: &BTreeSet<UserName>, causes: &[Trace]) {
-        let (Some(made), Some(Order::Serve(_, roster)), Some(serving)) =
-            (&self.made, &self.order, &self.serving)
-        else {
-            return;
-        };
-        if names.is_empty() {
-            return;
-        }
-        let (mut come, mut gone) = (Vec::new(), Vec::new());
-        {
-            let roster = roster.lock();
-            for name in names {
-                match roster.get(name) {
-                    Some(user) => come.push(user.clone()),
-                    None => gone.push(name.clone()),
-                }
-            }
-        }
-        let span = info_span!(
-            "admit",
-            otel.name = format!("users of {}", self.name),
-            vpn.service = "runtime",
-            vpn.sample = "always",
-            vpn.server = %self.name,
-            vpn.users.added = come.len(),
-            vpn.users.removed = gone.len(),
-        );
-        origin::caused_by(&span, causes);
-        let (engine, pid) = (made.engine.clone(), serving.pid);
-        let admitted = async {
-            // First who must not: what frees an address may be in the way of what takes it.
-            if !gone.is_empty() {
-                engine.remove(&gone, pid).instrument(info_span!("engine removes users")).await?;
-            }
-            if !come.is_empty() {
-                engine.add(&come, pid).instrument(info_span!("engine adds users")).await?;
-            }
-            Ok::<(), Error>(())
-        };
-        match admitted.instrument(span).await {
-            Ok(()) => self.save_later(),
-            Err(error) => {
-                tracing::warn!(server = %self.name, %error, "the engine is compared with what it should have");
-                self.serving = None;
-                self.look_at = self.pace.failed(Instant::now());
-                self.causes = causes.to_vec();
-            }
-        }
-    }
-
-    fn save_later(&mut self) {
-        self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
-    }
-
-    /// Brings the file up to date that the engine starts from, while users go on coming and going.
-    async fn save(&mut self) {
-        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
-            self.save_at = Some(Instant::now() + SAVE_AFTER);
-            return;
-        }
-        self.save_at = None;
-        let (Some(made), Some(Order::Serve(server, roster))) = (&self.made, &self.order) else { return };
-        let (engine, server, roster): (_, Arc<EngineServer>, Roster) =
-            (made.engine.clone(), server.clone(), roster.clone());
-        self.saving = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            // It is written anew before each start: this is for who starts it without us.
-            if let Err(error) = engine.save(&server, &roster.users()).await {
-                tracing::warn!(server = %server.server.name, %error, "the engine's file is out of date");
-            }
-        })));
-    }
-
     /// The containers, while users go on coming and going: a daemon that hangs must not keep them waiting.
     async fn containers_meanwhile(&mut self) -> Result<Vec<Container>, Error> {
         let (backend, mailbox) = (self.ctx.backend.clone(), self.mailbox.clone());
@@ -407,49 +218,6 @@ impl Instance {
         let mut containers = self.ctx.backend.list().await?;
         containers.retain(|container| container.server == self.name);
         Ok(containers)
-    }
-
-    /// Returns when the instance does not run any more.
-    async fn ended(&self) {
-        loop {
-            sleep(ENDED_EVERY).await;
-            if let Ok(containers) = self.containers().await
-                && containers.iter().find_map(running).is_none()
-            {
-                return;
-            }
-        }
-    }
-
-    async fn with_last_words(&self, error: Error) -> Error {
-        match timeout(WORDS_WITHIN, self.ctx.backend.last_words(&self.name)).await {
-            Ok(Ok(words)) if !words.is_empty() => {
-                Error::new(error.code, format!("{}; its last words: {words}", error.message))
-            }
-            _ => error,
-        }
-    }
-
-    /// Removes what a container leaves on the node, unless the server is to be there still.
-    async fn clear_after(&self, container: &Container) {
-        let protocol = match &self.made {
-            Some(made) if made.wanted.server_id == container.server_id => return,
-            _ => self.protocol,
-        };
-        // Of an orphan nobody knows what it spoke.
-        if self.ctx.backend.name() == "process"
-            && protocol.is_none_or(|protocol| protocol == Protocol::Wireguard)
-            && let Err(error) = wireguard::clear(&container.server_id).await
-        {
-            tracing::warn!(server = %self.name, %error, "something of a WireGuard device may be left");
-        }
-        let run_dir = run_dir(&self.ctx, &container.server_id);
-        match tokio::fs::remove_dir_all(&run_dir).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(path = %run_dir.display(), %error, "a run directory is left");
-            }
-            _ => {}
-        }
     }
 
     fn report(&self, state: InstanceState) {

@@ -3,12 +3,15 @@
 use std::{path::Path, time::Duration};
 
 use contract::{
-    Timestamp,
+    Timestamp, UserName,
     fleet::{AddressSource, PublicAddress, Resources, Server, ServerId},
     keys::ServerPublic,
 };
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -19,7 +22,8 @@ use crate::{
         detect::Choice,
         fake::{Call, Fake, Fault},
     },
-    engine::{EngineUser, UserSecret, fake::Fake as FakeEngine},
+    engine::{EngineServer, EngineUser, UserSecret, fake::Fake as FakeEngine},
+    mailbox::Roster,
     reports::Reports,
 };
 

@@ -1,0 +1,181 @@
+//! The steps from what is to what should be.
+
+use std::{io, time::Duration};
+
+use bus::origin;
+use contract::{Code, Protocol, runtime::InstanceState};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::{Instrument, info_span};
+
+use super::{Instance, Serving, made::run_dir, running};
+use crate::{
+    backend::{Container, Error},
+    config::{READY_WITHIN, STOP_GRACE},
+    engine::wireguard,
+    mailbox::{Order, Roster},
+    plan::Action,
+};
+
+/// Between two looks whether an instance that does not answer yet has ended.
+const ENDED_EVERY: Duration = Duration::from_millis(200);
+/// The last words of an instance are worth no longer wait.
+const WORDS_WITHIN: Duration = Duration::from_secs(1);
+
+impl Instance {
+    /// Takes the steps, and sees to it that the engine serves if it should.
+    pub(super) async fn carry_out(
+        &mut self,
+        order: Order,
+        mut actual: Vec<Container>,
+        actions: Vec<Action>,
+    ) -> Result<(), Error> {
+        for action in &actions {
+            self.act(action, &actual, &order).await?;
+        }
+        let Order::Serve(server, roster) = order else {
+            self.gone = true;
+            self.serving = None;
+            self.ctx.reports.gone(&self.name);
+            return Ok(());
+        };
+        if !server.server.running {
+            self.serving = None;
+            self.report(InstanceState::Stopped);
+            return Ok(());
+        }
+        if !actions.is_empty() {
+            actual = self.containers().await?;
+        }
+        let pid = actual.iter().find_map(running).ok_or_else(|| {
+            Error::new(Code::RUNTIME_ENGINE_FAILED, format!("{} ended right after its start", self.name))
+        });
+        match pid {
+            Ok(pid) if self.serving.as_ref().is_some_and(|serving| serving.pid == pid) => Ok(()),
+            Ok(pid) => self.serve(&roster, pid).await,
+            Err(error) => Err(self.with_last_words(error).await),
+        }
+    }
+
+    async fn act(&mut self, action: &Action, actual: &[Container], order: &Order) -> Result<(), Error> {
+        let backend = self.ctx.backend.clone();
+        match action {
+            Action::Remove(server) => {
+                let removed = backend.remove(server).instrument(info_span!("remove container")).await;
+                self.serving = None;
+                removed?;
+                for container in actual {
+                    self.clear_after(container).await;
+                }
+            }
+            Action::Create(_) => {
+                self.report(InstanceState::Starting);
+                let Some(made) = &mut self.made else { return Ok(()) };
+                let span = info_span!("create container", container.runtime = backend.name());
+                made.spec.traceparent = origin::traceparent();
+                let spec = &made.spec;
+                async {
+                    match backend.create(spec).await {
+                        Err(error) if error.code == Code::RUNTIME_IMAGE_MISSING => {
+                            backend.ensure_image(&spec.image).await?;
+                            backend.create(spec).await
+                        }
+                        done => done,
+                    }
+                }
+                .instrument(span)
+                .await?;
+            }
+            Action::Start(_) => {
+                let (Some(made), Order::Serve(server, roster)) = (&self.made, order) else { return Ok(()) };
+                self.serving = None;
+                self.report(InstanceState::Starting);
+                self.pace.started(Instant::now());
+                // It would write after us what it knew before.
+                if let Some(saving) = self.saving.take() {
+                    let _ = saving.await;
+                }
+                let users = roster.users();
+                let prepare = info_span!("prepare engine", vpn.users = users.len());
+                made.engine.prepare(server, &users).instrument(prepare).await?;
+                let start = info_span!("start container", container.runtime = backend.name());
+                backend.start(&made.spec).instrument(start).await?;
+            }
+            Action::Stop(server) => {
+                let stop = info_span!("stop container", container.runtime = backend.name());
+                backend.stop(server, STOP_GRACE).instrument(stop).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings the engine that runs in `pid` in line with the roster.
+    async fn serve(&mut self, roster: &Roster, pid: u32) -> Result<(), Error> {
+        let Some(made) = &self.made else { return Ok(()) };
+        let engine = made.engine.clone();
+        let ready = engine.ready(Instant::now() + READY_WITHIN).instrument(info_span!("engine ready"));
+        let answered = tokio::select! {
+            answered = ready => answered,
+            () = self.ended() => Err(Error::new(Code::RUNTIME_ENGINE_FAILED, "it ended right after its start")),
+        };
+        if let Err(error) = answered {
+            return Err(self.with_last_words(error).await);
+        }
+        let users = roster.users();
+        let span = info_span!("converge engine", vpn.users = users.len());
+        let converged = engine.converge(&users, pid).instrument(span).await?;
+        tracing::info!(
+            server = %self.name,
+            users = users.len(),
+            added = converged.added,
+            removed = converged.removed,
+            "serves"
+        );
+        self.serving = Some(Serving { pid });
+        self.save_later();
+        self.report(InstanceState::Running);
+        Ok(())
+    }
+
+    /// Returns when the instance does not run any more.
+    async fn ended(&self) {
+        loop {
+            sleep(ENDED_EVERY).await;
+            if let Ok(containers) = self.containers().await
+                && containers.iter().find_map(running).is_none()
+            {
+                return;
+            }
+        }
+    }
+
+    async fn with_last_words(&self, error: Error) -> Error {
+        match timeout(WORDS_WITHIN, self.ctx.backend.last_words(&self.name)).await {
+            Ok(Ok(words)) if !words.is_empty() => {
+                Error::new(error.code, format!("{}; its last words: {words}", error.message))
+            }
+            _ => error,
+        }
+    }
+
+    /// Removes what a container leaves on the node, unless the server is to be there still.
+    async fn clear_after(&self, container: &Container) {
+        let protocol = match &self.made {
+            Some(made) if made.wanted.server_id == container.server_id => return,
+            _ => self.protocol,
+        };
+        // Of an orphan nobody knows what it spoke.
+        if self.ctx.backend.name() == "process"
+            && protocol.is_none_or(|protocol| protocol == Protocol::Wireguard)
+            && let Err(error) = wireguard::clear(&container.server_id).await
+        {
+            tracing::warn!(server = %self.name, %error, "something of a WireGuard device may be left");
+        }
+        let run_dir = run_dir(&self.ctx, &container.server_id);
+        match tokio::fs::remove_dir_all(&run_dir).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(path = %run_dir.display(), %error, "a run directory is left");
+            }
+            _ => {}
+        }
+    }
+}
