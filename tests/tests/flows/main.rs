@@ -15,7 +15,10 @@
 
 mod access;
 mod agent;
+mod bad_input;
 mod chaos;
 mod dockerd;
+mod isolation;
+mod lacking;
 mod natscli;
 mod world;

@@ -40,13 +40,16 @@ impl World {
 
     /// A server whose users reach the sites; returns when it runs.
     pub(crate) async fn serve(&self, name: &str, protocol: Protocol) {
-        self.serve_allowing(name, protocol, &format!("{}/32", self.internet.address())).await;
+        self.serve_allowing(name, protocol, &[&format!("{}/32", self.internet.address())]).await;
     }
 
-    pub(crate) async fn serve_allowing(&self, name: &str, protocol: Protocol, range: &str) {
+    /// The same with other private ranges.
+    pub(crate) async fn serve_allowing(&self, name: &str, protocol: Protocol, ranges: &[&str]) {
         let (port, site) = (ports::free().to_string(), self.internet.site.address().to_string());
         let mut args = vec!["servers", "create", name, "--protocol", protocol.as_str(), "--port", &port];
-        args.extend(["--allow-private", range]);
+        for range in ranges {
+            args.extend(["--allow-private", range]);
+        }
         if protocol == Protocol::VlessReality {
             args.extend(["--dest", &site, "--server-name", SITE_NAME]);
         }
