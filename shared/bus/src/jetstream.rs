@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::{
     consumer::{self, Consumer, pull},
-    context::GetStreamErrorKind,
+    context::{CreateStreamErrorKind, GetStreamErrorKind},
     stream::{Config, DiscardPolicy, StorageType, Stream},
 };
 use contract::{Code, Error};
@@ -71,7 +71,11 @@ pub(crate) async fn ensure(bus: &Bus, mut wanted: Config) -> Result<Stream, Erro
         Ok(stream) => stream,
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(missing) if missing.code() == 404 => {
-                bus.jetstream.create_stream(wanted).await.map_err(|error| failed("create stream", &error))?;
+                bus.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
+                    // It is not among the error's sources, and says whether the disk is full.
+                    CreateStreamErrorKind::JetStream(refusal) => failed("create stream", &refusal),
+                    _ => failed("create stream", &error),
+                })?;
                 return bus.jetstream.get_stream(&name).await.map_err(|error| failed("read stream", &error));
             }
             _ => return Err(failed("read stream", &error)),
