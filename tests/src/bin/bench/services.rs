@@ -125,6 +125,28 @@ pub(crate) async fn measure(table: &mut Table) {
         table.add(name, ours, floor, "MB", Goal::AtMost(10.0));
     }
     all(table, median(floors)).await;
+    side_by_side(table, &nats, &client, home.path()).await;
+}
+
+/// All services as processes of their own at the same time: code that they share counts once.
+async fn side_by_side(table: &mut Table, nats: &NatsServer, client: &Client, home: &Path) {
+    let mut sums = Vec::new();
+    for is_ours in turn(0) {
+        let mut running = Vec::new();
+        for service in Service::ALL {
+            let (command, request) = if is_ours {
+                (service.command(&nats.url(), home), service.request())
+            } else {
+                (raw::echo_command(&nats.url()), ECHO)
+            };
+            let mut process = Process::spawn(service.name(), &command);
+            answers(client, request, &mut process).await;
+            running.push(process);
+        }
+        sleep(IDLE_AFTER).await;
+        sums.push(running.iter().map(|process| memory_mb(process.pid(), "Pss:")).sum::<f64>());
+    }
+    table.add("the four services side by side: idle, PSS in all", sums[0], sums[1], "MB", Goal::None);
 }
 
 /// All services in one process, without their nats-server.
@@ -157,10 +179,14 @@ async fn answers(client: &Client, request: &str, process: &mut Process) {
     }
 }
 
-/// The resident set in megabytes.
 fn resident_mb(pid: u32) -> f64 {
+    memory_mb(pid, "Rss:")
+}
+
+/// In megabytes.
+fn memory_mb(pid: u32, kind: &str) -> f64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+    let line = rollup.lines().find_map(|line| line.strip_prefix(kind)).unwrap();
     let kilobytes: f64 = line.trim().trim_end_matches(" kB").parse().unwrap();
     kilobytes * 1024.0 / 1e6
 }
