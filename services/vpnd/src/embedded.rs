@@ -1,5 +1,6 @@
 //! The nats-server that `vpnd all --embedded-bus` brings along: on loopback, every write on disk before it is
-//! acknowledged. It is started again when it dies, and taken over when an earlier `vpnd` was killed.
+//! acknowledged. It is started again when it dies and after its disk was full, and taken over when an earlier `vpnd`
+//! was killed.
 
 use std::{
     fs,
@@ -13,7 +14,10 @@ use std::{
 use anyhow::{Context, bail};
 use bus::Shutdown;
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        statvfs::statvfs,
+    },
     unistd::Pid,
 };
 use tokio::{
@@ -30,6 +34,11 @@ const START_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// After it died: at once would spin if it cannot start.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
+
+/// A disk with less than this, in bytes, is full: a write may have failed.
+const FULL: u64 = 64 * 1024;
+/// A disk with this has room again: with less it would be full again at once.
+const ROOM: u64 = 4 * 1024 * 1024;
 
 /// The nats-server that runs for this process.
 pub(crate) struct Embedded {
@@ -120,7 +129,7 @@ impl Place {
             .create(true)
             .append(true)
             .mode(0o600)
-            .open(self.folder.join("nats-server.log"))
+            .open(self.log())
             .context("open the log of nats-server")?;
         let child = Command::new(&self.program)
             .arg("--config")
@@ -144,33 +153,53 @@ impl Place {
         let deadline = Instant::now() + START_WITHIN;
         while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             if !alive(pid) || Instant::now() > deadline {
-                let log = fs::read_to_string(self.folder.join("nats-server.log")).unwrap_or_default();
+                let log = fs::read_to_string(self.log()).unwrap_or_default();
                 let last = log.lines().last().unwrap_or_default();
-                bail!(
-                    "nats-server does not come up: {last} (log: {})",
-                    self.folder.join("nats-server.log").display()
-                );
+                bail!("nats-server does not come up: {last} (log: {})", self.log().display());
             }
             sleep(LOOK_EVERY).await;
         }
         Ok(())
     }
 
-    /// Starts it again whenever it has died.
+    /// Starts it again whenever it has died, and after its disk was full: nats-server (2.15) stores nothing any more
+    /// once a write has failed, until it is started again.
     async fn keep(self, pid: Arc<Mutex<Option<i32>>>) {
+        let mut full = false;
         loop {
             sleep(LOOK_EVERY).await;
             let running = *pid.lock().unwrap_or_else(PoisonError::into_inner);
-            if running.is_some_and(alive) {
+            if let Some(running) = running.filter(|pid| alive(*pid)) {
+                let free = self.free();
+                if !full && free < FULL {
+                    full = true;
+                    tracing::error!("the disk of the bus is full: nothing is stored until there is room");
+                } else if full && free > ROOM {
+                    full = false;
+                    tracing::warn!(
+                        "the disk of the bus has room again; nats-server is started anew to see it"
+                    );
+                    let _ = kill(Pid::from_raw(running), Signal::SIGTERM);
+                }
                 continue;
             }
-            tracing::error!("nats-server died and is started again");
+            tracing::error!("nats-server ended and is started again");
             match self.spawn() {
                 Ok(started) => *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(started),
                 Err(error) => tracing::error!("{error:#}"),
             }
             sleep(RESTART_AFTER).await;
         }
+    }
+
+    /// What its disk can still take, in bytes; where that cannot be said, the disk is taken to be well.
+    fn free(&self) -> u64 {
+        statvfs(&self.folder)
+            .map_or(u64::MAX, |disk| disk.blocks_available().saturating_mul(disk.fragment_size()))
+    }
+
+    fn log(&self) -> PathBuf {
+        self.folder.join("nats-server.log")
     }
 }
 

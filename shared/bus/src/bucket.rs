@@ -10,7 +10,7 @@ use async_nats::{
 use bytes::Bytes;
 use contract::{Code, Error, EventName, State};
 use serde::Deserialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 use uuid::Uuid;
 
 use crate::{
@@ -239,10 +239,11 @@ impl<S: State> Bucket<S> {
                     self.bus.jetstream.publish_with_headers(subject.clone(), headers.clone(), body.clone());
                 sent.await?.await
             };
-            let refusal = match self.bus.while_connected(publish).await {
-                Some(Ok(ack)) => return Ok(ack.sequence),
-                Some(Err(error)) => Refusal::of_publish(&error),
-                None => Refusal::reconnected(),
+            let refusal = match timeout_at(deadline, self.bus.while_connected(publish)).await {
+                Ok(Some(Ok(ack))) => return Ok(ack.sequence),
+                Ok(Some(Err(error))) => Refusal::of_publish(&error),
+                Ok(None) => Refusal::reconnected(),
+                Err(_) => Refusal::silence(),
             };
             match refusal {
                 Refusal::Final(error) => return Err(WriteError::Failed(error)),
@@ -253,7 +254,7 @@ impl<S: State> Bucket<S> {
                         _ => Err(WriteError::Conflict),
                     };
                 }
-                Refusal::Unknown(why) if Instant::now() > deadline => {
+                Refusal::Unknown(why) if Instant::now() >= deadline => {
                     let what = format!("{} {key} was not acknowledged: {why}", S::BUCKET.name);
                     return Err(WriteError::Failed(Error::new(Code::BUS_STORE_FAILED, what)));
                 }
@@ -269,10 +270,12 @@ impl<S: State> Bucket<S> {
         // All tries of one batch carry the same write id, so that a commit whose answer was lost is recognised.
         let id = Uuid::now_v7().to_string();
         loop {
-            let refusal = match self.bus.while_connected(self.try_batch(writes, &id)).await {
-                Some(Ok(revision)) => return Ok(revision),
-                Some(Err(refusal)) => refusal,
-                None => Refusal::reconnected(),
+            let tried = self.bus.while_connected(self.try_batch(writes, &id));
+            let refusal = match timeout_at(deadline, tried).await {
+                Ok(Some(Ok(revision))) => return Ok(revision),
+                Ok(Some(Err(refusal))) => refusal,
+                Ok(None) => Refusal::reconnected(),
+                Err(_) => Refusal::silence(),
             };
             match refusal {
                 Refusal::Final(error) => return Err(WriteError::Failed(error)),
@@ -283,7 +286,7 @@ impl<S: State> Bucket<S> {
                         _ => Err(WriteError::Conflict),
                     };
                 }
-                Refusal::Unknown(why) if Instant::now() > deadline => {
+                Refusal::Unknown(why) if Instant::now() >= deadline => {
                     let what = format!("a batch on {} was not acknowledged: {why}", S::BUCKET.name);
                     return Err(WriteError::Failed(Error::new(Code::BUS_STORE_FAILED, what)));
                 }

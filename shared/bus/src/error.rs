@@ -44,6 +44,12 @@ impl Refusal {
         Self::Unknown("the connection broke".to_owned())
     }
 
+    /// No answer came in all the time there was. nats-server (2.15) says nothing to who publishes when its disk is
+    /// full, and stores nothing from then on until it is started again.
+    pub(crate) fn silence() -> Self {
+        Self::Unknown("nats-server says nothing, as it does when its disk is full".to_owned())
+    }
+
     pub(crate) fn of_jetstream(code: u64, text: &str) -> Self {
         if WRONG_LAST_SEQUENCE.contains(&code) {
             Self::Conflict

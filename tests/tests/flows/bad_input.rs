@@ -43,7 +43,8 @@ fn run(mut command: impl FnMut() -> Command) -> (String, Option<i32>, Duration) 
 /// The value in what a program said: `nats` writes a line or two besides.
 fn value(said: &str) -> Value {
     let (from, to) = (said.find('{').unwrap_or_default(), said.rfind('}').map_or(0, |at| at + 1));
-    serde_json::from_str(said.get(from..to).unwrap_or_default()).unwrap_or_else(|error| panic!("{error}: {said}"))
+    serde_json::from_str(said.get(from..to).unwrap_or_default())
+        .unwrap_or_else(|error| panic!("{error}: {said}"))
 }
 
 /// The same of what `vpn` shows to people.
@@ -157,7 +158,10 @@ async fn what_people_type_wrongly_gets_its_code_and_hint() {
         (vec!["servers", "create", "s", "--protocol", "wireguard", "--port", "0"], "fleet.port_invalid"),
         (vec!["servers", "create", "s", "--protocol", "wireguard", "--node", "no"], "fleet.node_not_found"),
         (vec!["servers", "create", "s", "--protocol", "vless-reality"], "fleet.setting_invalid"),
-        (vec!["servers", "create", "s", "--protocol", "shadowsocks-2022", "--port", &port], "fleet.port_taken"),
+        (
+            vec!["servers", "create", "s", "--protocol", "shadowsocks-2022", "--port", &port],
+            "fleet.port_taken",
+        ),
         (vec!["nodes", "show", "nowhere"], "fleet.node_not_found"),
         (vec!["explain", "no.such_code"], "cli.unknown_code"),
     ];
@@ -182,8 +186,9 @@ async fn two_megabytes_are_refused_and_nothing_is_half_done() {
     let house = House::start(Plan::on("process")).await;
     let bus = house.bus().await;
     let note = Some("n".repeat(400).parse().unwrap());
-    let users: Vec<Create> =
-        (0..5_000).map(|number| Create { note: Option::clone(&note), ..named(&format!("u{number}")) }).collect();
+    let users: Vec<Create> = (0..5_000)
+        .map(|number| Create { note: Option::clone(&note), ..named(&format!("u{number}")) })
+        .collect();
     let request = CreateMany { users, batch: None };
     let text = serde_json::to_string(&request).unwrap();
     assert!(text.len() > 2_000_000, "{}", text.len());
