@@ -10,7 +10,7 @@ use async_nats::jetstream::{
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
 use contract::{Code, Error, State};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -107,14 +107,19 @@ impl<S: State> Feed<S> {
             let there = first.info().map_or(0, |info| usize::try_from(info.pending).unwrap_or(AT_ONCE));
             let (mut taken, mut broken) = (vec![first], false);
             while taken.len() < AT_ONCE {
-                let wait = if taken.len() <= there { GATHER_WITHIN } else { Duration::ZERO };
-                match timeout(wait, messages.next()).await {
-                    Ok(Some(Ok(message))) => taken.push(message),
-                    Ok(Some(Err(_)) | None) => {
+                // A timeout of nothing would last a millisecond: what a newcomer would wait for in vain.
+                let next = if taken.len() <= there {
+                    timeout(GATHER_WITHIN, messages.next()).await.ok()
+                } else {
+                    messages.next().now_or_never()
+                };
+                match next {
+                    Some(Some(Ok(message))) => taken.push(message),
+                    Some(Some(Err(_)) | None) => {
                         broken = true;
                         break;
                     }
-                    Err(_) => break,
+                    None => break,
                 }
             }
             self.handle_all(taken, shutdown, handle).await?;
