@@ -40,6 +40,8 @@ pub struct Plan {
     pub docker_host: Option<String>,
     /// Each service is a process of its own, and the bus is nobody's child.
     pub apart: bool,
+    /// What is logged.
+    pub log: String,
 }
 
 impl Plan {
@@ -47,7 +49,8 @@ impl Plan {
     pub fn on(backend: &str) -> Self {
         let node = format!("test-{}-{}", std::process::id(), ports::free());
         let address = "127.0.0.1".to_owned();
-        Self { backend: backend.to_owned(), node, otlp: None, address, docker_host: None, apart: false }
+        let (backend, log) = (backend.to_owned(), "info".to_owned());
+        Self { backend, node, otlp: None, address, docker_host: None, apart: false, log }
     }
 
     /// What runs in it.
@@ -260,7 +263,7 @@ impl House {
     fn vpnd_command(&self, part: &str) -> Command {
         let plan = &self.plan;
         let mut command = Command::new(ours("vpnd"));
-        command.args([part, "--log", "info", "--nats", &self.url()]);
+        command.args([part, "--log", &plan.log, "--nats", &self.url()]);
         if let Some(otlp) = &plan.otlp {
             command.args(["--otlp", otlp]);
         }

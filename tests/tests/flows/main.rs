@@ -21,4 +21,5 @@ mod dockerd;
 mod isolation;
 mod lacking;
 mod natscli;
+mod secrets;
 mod world;
