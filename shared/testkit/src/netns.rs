@@ -5,8 +5,8 @@
 //! use testkit::{netns::Namespace, sites::Target};
 //!
 //! let (here, there) = (Namespace::new(), Namespace::new());
-//! let cable = here.connect(Some(&there));
-//! let target = there.host(|| Target::start_on(cable.far.into())).await;
+//! let address = here.connect(Some(&there)).far.into();
+//! let target = there.host(move || Target::start_on(address)).await;
 //! assert!(here.dial(target.address(), std::time::Duration::from_secs(1)).await.is_ok());
 //! # }
 //! ```
