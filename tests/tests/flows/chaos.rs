@@ -38,6 +38,8 @@ const IN_BATCHES: usize = 2;
 const BATCH: usize = 10;
 /// Each part is killed so often.
 const ROUNDS: usize = 2;
+/// Users of one client.
+const CLIENT: usize = 250;
 /// How long a part may be away before what is asked of it must succeed again.
 const RECOVERS_WITHIN: Duration = Duration::from_secs(30);
 
@@ -240,9 +242,17 @@ async fn chaos(plan: Plan, parts: &[&'static str]) {
         tokio::time::sleep(dice.millis(50..500)).await;
         let since = Instant::now();
         kill(&mut world.house, part).await;
-        // What was acknowledged in the moment of the kill is no recovery.
-        creation.goes_on(Instant::now()).await;
+        // Whoever asked in the moment of the kill waits for an answer that does not come; this one asks often.
+        let probe = named(&format!("probe{}", since.elapsed().as_nanos()));
+        eventually("users are created again", RECOVERS_WITHIN, async || {
+            match world.bus.call_within(probe.clone(), Duration::from_millis(200)).await {
+                Err(error) if error.code != Code::USERS_NAME_TAKEN => Err(error),
+                _ => Ok(()),
+            }
+        })
+        .await;
         let took = since.elapsed();
+        creation.goes_on(Instant::now()).await;
         let worst = recovery.entry(part).or_default();
         *worst = took.max(*worst);
     }
@@ -253,17 +263,12 @@ async fn chaos(plan: Plan, parts: &[&'static str]) {
     world.house.ready().await;
     nobody_is_lost(&world.bus, &acknowledged).await;
 
-    // Engines have everybody.
+    // Engines have everybody: of two protocols some, of one all.
     let chosen: Vec<String> =
         (0..10).map(|_| acknowledged[dice.throw(acknowledged.len())].to_string()).collect();
-    for server in ["reality", "shadowsocks"] {
-        let links: Vec<String> = stream::iter(&chosen).then(|user| world.link(user, server)).collect().await;
-        let client = XrayClient::many(&links).await.unwrap();
-        for (tunnel, user) in client.tunnels().iter().zip(&chosen) {
-            let accepted = tunnel.accepted(&world.page(), SOON).await;
-            assert!(accepted.is_ok(), "{user} does not get through {server}: {accepted:?}");
-        }
-    }
+    all_get_through(&world, "reality", &chosen).await;
+    let all: Vec<String> = acknowledged.iter().map(ToString::to_string).collect();
+    all_get_through(&world, "shadowsocks", &all).await;
     if backend == "process" {
         let client = WireguardClient::connect(&world.link(&chosen[0], "wireguard").await).await;
         eventually("WireGuard lets them in", SOON, async || client.fetch(&world.page(), SOON).await).await;
@@ -288,6 +293,23 @@ async fn chaos(plan: Plan, parts: &[&'static str]) {
     .await;
 }
 
+async fn all_get_through(world: &World, server: &str, users: &[String]) {
+    let (since, page) = (Instant::now(), world.page());
+    let links: Vec<String> =
+        stream::iter(users).map(|user| world.link(user, server)).buffered(16).collect().await;
+    // A client compares each connection with a rule for each of its users: not too many at once.
+    for (links, users) in links.chunks(CLIENT).zip(users.chunks(CLIENT)) {
+        let client = XrayClient::many(links).await.unwrap();
+        stream::iter(client.tunnels().iter().zip(users))
+            .for_each_concurrent(4, async |(tunnel, user)| {
+                let fetch = async || tunnel.fetch(&page, Duration::from_secs(3)).await;
+                eventually(&format!("{user} gets through {server}"), SOON, fetch).await;
+            })
+            .await;
+    }
+    println!("{} users got through {server} in {:?}", users.len(), since.elapsed());
+}
+
 /// What runs for the house's servers, one for each.
 pub(crate) fn running(house: &House, backend: &str) -> Vec<String> {
     match backend {
@@ -310,4 +332,45 @@ async fn vpnd_all_and_its_bus_are_killed_with_containers() {
 async fn each_service_and_the_bus_are_killed() {
     let parts: Vec<&str> = SERVICES.into_iter().chain(["nats"]).collect();
     chaos(Plan { apart: true, ..Plan::on("process") }, &parts).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn engines_are_killed() {
+    let dice = Arc::new(Dice::new());
+    let world = World::on("process").await;
+    for protocol in Protocol::ALL {
+        world.serve(protocol.as_str(), protocol).await;
+    }
+    world.create("holder").await;
+    let link = world.link("holder", "shadowsocks-2022").await;
+    let holder = XrayClient::start(&link).await.unwrap();
+    holder.accepted(&world.page(), SOON).await.unwrap();
+    let creation = Creation::begin(&world.bus, &dice);
+    let mut worst = Duration::ZERO;
+    for _ in 0..3 {
+        tokio::time::sleep(dice.millis(50..300)).await;
+        let engines = world.house.children();
+        assert_eq!(engines.len(), Protocol::ALL.len(), "{engines:?}");
+        for pid in engines.keys() {
+            said(Command::new("kill").args(["-9", &pid.to_string()])).unwrap();
+        }
+        let since = Instant::now();
+        holder.accepted(&world.page(), SOON).await.unwrap();
+        worst = worst.max(since.elapsed());
+        for protocol in Protocol::ALL {
+            world.house.runs(&world.bus, protocol.as_str()).await;
+        }
+        eventually("one engine for each server", SOON, async || {
+            let now = world.house.children();
+            let new = now.keys().all(|pid| !engines.contains_key(pid));
+            if new && now.len() == engines.len() { Ok(()) } else { Err(now) }
+        })
+        .await;
+    }
+    println!("an engine that was killed serves again after {worst:?} at worst");
+    let acknowledged: Vec<String> = creation.end().await.iter().map(ToString::to_string).collect();
+    all_get_through(&world, "shadowsocks-2022", &acknowledged).await;
+    all_get_through(&world, "vless-reality", &acknowledged[acknowledged.len() - 20..]).await;
+    let last = WireguardClient::connect(&world.link(&acknowledged[0], "wireguard").await).await;
+    eventually("WireGuard lets them in", SOON, async || last.fetch(&world.page(), SOON).await).await;
 }
