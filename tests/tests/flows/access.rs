@@ -1,149 +1,23 @@
 //! Who gets through, from when on and until when.
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use contract::{
-    Protocol,
+    Protocol, Timestamp,
     fleet::DeleteServer,
     keys::{Link, Rotate},
-    users::{CreateMany, Delete, Resume, Suspend},
+    users::{Create, CreateMany, Delete, Resume, Suspend},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use testkit::{
-    wait::eventually,
-    wireguard_client::WireguardClient,
-    xray_client::{Held, XrayClient},
-};
-use tokio::{io::AsyncReadExt as _, net::TcpStream, task::JoinHandle};
+use testkit::{wait::eventually, xray_client::XrayClient};
 
-use crate::world::{SOON, World, name, named};
+use crate::{
+    way::{Session, Way},
+    world::{SOON, World, name, named},
+};
 
 /// What is promised for open sessions and for new ones alike.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
-/// A page over the tunnel takes milliseconds; a busy machine is given this long before it counts as a refusal.
-const PAGE_WITHIN: Duration = Duration::from_secs(3);
-/// The target sends a byte every 50 ms: a session that says nothing for so long is none.
-const SILENCE: Duration = Duration::from_millis(600);
-
-/// One user's way through one server, whatever its protocol.
-enum Way {
-    Xray(XrayClient),
-    Wireguard(WireguardClient),
-}
-
-impl Way {
-    async fn by(protocol: Protocol, link: &str) -> Self {
-        match protocol {
-            Protocol::Wireguard => Self::Wireguard(WireguardClient::connect(link).await),
-            Protocol::VlessReality | Protocol::Shadowsocks2022 => {
-                Self::Xray(XrayClient::start(link).await.unwrap())
-            }
-        }
-    }
-
-    async fn fetch(&self, url: &str, within: Duration) -> io::Result<()> {
-        match self {
-            Self::Xray(client) => client.fetch(url, within).await.map(drop),
-            Self::Wireguard(client) => client.fetch(url, within).await.map(drop),
-        }
-    }
-
-    async fn accepted(&self, url: &str) {
-        eventually("a page comes", SOON, async || self.fetch(url, PAGE_WITHIN).await).await;
-    }
-
-    async fn hold(&self, url: &str) -> Session {
-        match self {
-            Self::Xray(client) => Session::Xray(client.hold(url, SOON).await.unwrap()),
-            Self::Wireguard(client) => Session::reading(client.hold(url, SOON).await.unwrap()),
-        }
-    }
-
-    /// The start of the last new connection that got through, counted from `since`; returns when several in a row
-    /// did not.
-    async fn refused_after(&self, url: &str, since: Instant) -> Duration {
-        let (mut last, mut refused) = (Duration::ZERO, 0);
-        while refused < 2 {
-            let started = since.elapsed();
-            match self.fetch(url, Duration::from_millis(700)).await {
-                Ok(()) => (last, refused) = (started, 0),
-                Err(_) => refused += 1,
-            }
-            assert!(since.elapsed() < SOON, "still gets through after {SOON:?}");
-        }
-        last
-    }
-}
-
-/// A connection that is held open. How it ends is told by some protocols and not by others; all of them fall silent.
-enum Session {
-    Xray(Held),
-    Wireguard(Arc<AtomicU64>, AbortOnDrop),
-}
-
-struct AbortOnDrop(JoinHandle<()>);
-
-impl Drop for AbortOnDrop {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Session {
-    fn reading(mut stream: TcpStream) -> Self {
-        let bytes = Arc::new(AtomicU64::new(1));
-        let count = bytes.clone();
-        let reading = tokio::spawn(async move {
-            while stream.read_u8().await.is_ok() {
-                count.fetch_add(1, Ordering::Relaxed);
-            }
-        });
-        Self::Wireguard(bytes, AbortOnDrop(reading))
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Xray(held) => held.bytes(),
-            Self::Wireguard(bytes, _) => bytes.load(Ordering::Relaxed),
-        }
-    }
-
-    fn is_open(&self) -> bool {
-        match self {
-            Self::Xray(held) => held.is_open(),
-            Self::Wireguard(_, reading) => !reading.0.is_finished(),
-        }
-    }
-
-    /// Waits until it is over; returns when its last byte came.
-    async fn ended(&self) -> Instant {
-        let (mut last, mut bytes) = (Instant::now(), self.bytes());
-        let began = last;
-        while last.elapsed() < SILENCE {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            if self.bytes() != bytes {
-                (last, bytes) = (Instant::now(), self.bytes());
-            }
-            assert!(began.elapsed() < SOON, "the session goes on");
-        }
-        last
-    }
-
-    /// Waits until it has said something new.
-    async fn goes_on(&self) {
-        let before = self.bytes();
-        eventually("the session goes on", SOON, async || self.bytes() > before).await;
-        assert!(self.is_open());
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_dropped_while_200_users_come_and_go() {
     /// Who holds connections to Xray's servers, and how many each.
@@ -303,5 +177,22 @@ async fn a_server_that_goes_takes_no_other_along() {
         println!("{protocol}: the deleted server's session was over after {ended:?}");
         kept.goes_on().await;
         stays.accepted(&world.page()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn access_ends_when_its_time_is_over() {
+    let world = World::on("process").await;
+    for protocol in Protocol::ALL {
+        world.serve(protocol.as_str(), protocol).await;
+        // Long enough to get in.
+        let time = Duration::from_secs(4);
+        let (over, guest) = (Instant::now() + time, format!("guest-{protocol}"));
+        world.ask(Create { expires_at: Some(Timestamp::now() + time), ..named(&guest) }).await;
+        let way = Way::by(protocol, &world.link(&guest, protocol.as_str()).await).await;
+        way.accepted(&world.page()).await;
+        let open = way.hold(&world.slow()).await;
+        tokio::time::sleep_until(over.into()).await;
+        report(&way, open, &world.page(), protocol, "expired").await;
     }
 }

@@ -7,8 +7,9 @@ use flows::{house::Plan, programs::said};
 use testkit::{wait::eventually, xray_client::XrayClient};
 
 use crate::{
-    chaos::running,
-    world::{SOON, World},
+    chaos::{insist, running},
+    way::Way,
+    world::{SOON, World, named},
 };
 
 /// An engine that was killed is started again while its clients still try.
@@ -21,15 +22,11 @@ async fn adopted(backend: &str) {
         world.serve(protocol.as_str(), protocol).await;
     }
     world.create("alice").await;
-    let mut links = Vec::new();
-    for protocol in [Protocol::VlessReality, Protocol::Shadowsocks2022] {
-        links.push(world.link("alice", protocol.as_str()).await);
-    }
-    let client = XrayClient::many(&links).await.unwrap();
     let mut held = Vec::new();
-    for tunnel in client.tunnels() {
-        tunnel.accepted(&world.page(), SOON).await.unwrap();
-        held.push(tunnel.hold(&world.slow(), SOON).await.unwrap());
+    for protocol in Protocol::ALL {
+        let way = Way::by(protocol, &world.link("alice", protocol.as_str()).await).await;
+        way.accepted(&world.page()).await;
+        held.push((way.hold(&world.slow()).await, way));
     }
     let before = running(&world.house, backend);
     assert_eq!(before.len(), Protocol::ALL.len(), "{before:?}");
@@ -38,16 +35,14 @@ async fn adopted(backend: &str) {
         // Whoever comes now is let in by engines that were there before.
         let user = format!("bob{round}");
         world.create(&user).await;
-        for protocol in [Protocol::VlessReality, Protocol::Shadowsocks2022] {
-            let late = client.add(&world.link(&user, protocol.as_str()).await).await.unwrap();
-            late.accepted(&world.page(), SOON).await.unwrap();
+        for protocol in Protocol::ALL {
+            let late = Way::by(protocol, &world.link(&user, protocol.as_str()).await).await;
+            late.accepted(&world.page()).await;
         }
     }
     assert_eq!(running(&world.house, backend), before);
-    for held in &held {
-        let bytes = held.bytes();
-        eventually("the connection goes on", SOON, async || held.bytes() > bytes).await;
-        assert!(held.is_open());
+    for (session, _) in &held {
+        session.goes_on().await;
     }
 }
 
@@ -104,7 +99,7 @@ async fn an_agent_serves_without_the_bus_what_it_was_told_last() {
     // What happened meanwhile elsewhere is caught up with.
     world.house.nats_server().restart().await;
     world.house.ready().await;
-    crate::chaos::insist(&world.bus, crate::world::named("bob")).await.unwrap();
+    insist(&world.bus, named("bob")).await.unwrap();
     let late = client.add(&world.link("bob", "shadowsocks").await).await.unwrap();
     late.accepted(&world.page(), SOON).await.unwrap();
     assert_eq!(world.house.children(), restarted, "the bus came back, and engines were started anew");

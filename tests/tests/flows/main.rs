@@ -9,6 +9,7 @@
 //! - [`dockerd`]   the same for the container daemon
 //! - [`agent`]     an agent that dies, and comes back without the bus
 //! - [`secrets`]   what must be nowhere in the open
+//! - [`way`]       one user's way through one server
 //! - [`world`]     a house with servers, users and sites
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![allow(clippy::print_stdout, reason = "figures and seeds are for who reads the log of a test")]
@@ -22,4 +23,5 @@ mod isolation;
 mod lacking;
 mod natscli;
 mod secrets;
+mod way;
 mod world;
