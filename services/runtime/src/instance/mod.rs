@@ -199,6 +199,7 @@ impl Instance {
         let (backend, mailbox) = (self.ctx.backend.clone(), self.mailbox.clone());
         let listing = backend.list();
         tokio::pin!(listing);
+        let mut look = false;
         let mut containers = loop {
             let news = tokio::select! {
                 listed = &mut listing => break listed?,
@@ -208,8 +209,13 @@ impl Instance {
                 mailbox.put_back(news);
                 break listing.await?;
             }
+            look |= news.look;
             self.admit(&news.users, &news.causes).await;
         };
+        if look {
+            // What happened while the daemon was asked may be missing in its answer.
+            mailbox.look();
+        }
         containers.retain(|container| container.server == self.name);
         Ok(containers)
     }

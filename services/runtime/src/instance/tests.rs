@@ -292,6 +292,24 @@ async fn a_daemon_that_hangs_keeps_no_user_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_happens_while_the_daemon_is_asked_is_looked_at_again() {
+    let world = World::new();
+    world.serve(server());
+    world.runs().await;
+    let asked = world.count(Call::List) + 1;
+    world.backend.fault(Call::List, asked, Fault::Hang);
+    world.mailbox.look();
+    world.until("the daemon is asked", || world.count(Call::List) == asked).await;
+    world.mailbox.look();
+    world.comes("alice");
+    world.until("the news are read", || world.engine.users() == ["alice"]).await;
+    let answered = Instant::now();
+    world.backend.release();
+    world.until("it is asked again", || world.count(Call::List) > asked).await;
+    assert!(answered.elapsed() < LOOK_EVERY / 2, "only when everything is: after {:?}", answered.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_daemon_that_is_down_takes_nothing_from_an_engine_that_serves() {
     let world = World::new();
     world.serve(server());
