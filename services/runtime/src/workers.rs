@@ -42,9 +42,19 @@ impl Workers {
     pub(crate) fn order(&self, server: &ServerName, order: &Order, cause: Option<&Trace>) {
         let mut mailboxes = self.lock();
         let taken = mailboxes.get(server).is_some_and(|mailbox| mailbox.order(order.clone(), cause.cloned()));
-        if taken {
-            return;
+        if !taken {
+            self.hire(&mut mailboxes, server, order, cause);
         }
+    }
+
+    /// The first order of a worker that is made for it.
+    fn hire(
+        &self,
+        mailboxes: &mut BTreeMap<ServerName, Arc<Mailbox>>,
+        server: &ServerName,
+        order: &Order,
+        cause: Option<&Trace>,
+    ) {
         let mailbox = Arc::new(Mailbox::default());
         mailbox.order(order.clone(), cause.cloned());
         mailboxes.insert(server.clone(), mailbox.clone());
@@ -100,10 +110,12 @@ impl Workers {
         }
         match self.ctx.backend.list().await {
             Ok(containers) => {
+                // All under one lock: an order that came in between would be replaced by ours.
+                let mut mailboxes = self.lock();
                 for container in containers {
-                    if !self.lock().contains_key(&container.server) {
+                    if !mailboxes.contains_key(&container.server) {
                         tracing::warn!(server = %container.server, "an instance that nobody wants is removed");
-                        self.order(&container.server, &Order::Gone, None);
+                        self.hire(&mut mailboxes, &container.server, &Order::Gone, None);
                     }
                 }
             }
