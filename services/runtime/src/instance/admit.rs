@@ -90,4 +90,11 @@ impl Instance {
             }
         })));
     }
+    /// Waits for a file that is being written: it would come after us with what it knew before.
+    pub(super) async fn saved(&mut self) {
+        if let Some(saving) = self.saving.take() {
+            // What went wrong was said there.
+            let _ = saving.await;
+        }
+    }
 }

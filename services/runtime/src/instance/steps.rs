@@ -63,6 +63,7 @@ impl Instance {
                 let removed = backend.remove(server).instrument(info_span!("remove container")).await;
                 self.serving = None;
                 removed?;
+                self.saved().await;
                 for container in actual {
                     self.clear_after(container).await;
                 }
@@ -86,14 +87,11 @@ impl Instance {
                 .await?;
             }
             Action::Start(_) => {
+                self.saved().await;
                 let (Some(made), Order::Serve(server, roster)) = (&self.made, order) else { return Ok(()) };
                 self.serving = None;
                 self.report(InstanceState::Starting);
                 self.pace.started(Instant::now());
-                // It would write after us what it knew before.
-                if let Some(saving) = self.saving.take() {
-                    let _ = saving.await;
-                }
                 let users = roster.users();
                 let prepare = info_span!("prepare engine", vpn.users = users.len());
                 made.engine.prepare(server, &users).instrument(prepare).await?;
