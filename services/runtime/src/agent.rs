@@ -125,12 +125,14 @@ impl Agent {
         };
         tokio::select! {
             changes = watches.servers.next() => {
-                self.servers(changes);
-                self.save_at = Some(Instant::now());
+                if self.servers(changes) {
+                    self.save_at = Some(Instant::now());
+                }
             }
             changes = watches.server_keys.next() => {
-                self.server_keys(changes);
-                self.save_at = Some(Instant::now());
+                if self.server_keys(changes) {
+                    self.save_at = Some(Instant::now());
+                }
             }
             changes = watches.grant.next() => {
                 self.grant(changes);
@@ -204,30 +206,38 @@ impl Agent {
         rosters.entry(protocol).or_insert_with(open).clone()
     }
 
-    fn servers(&mut self, changes: Vec<Change<Server>>) {
+    /// Says whether it concerns this node.
+    fn servers(&mut self, changes: Vec<Change<Server>>) -> bool {
+        let mut ours = false;
         for change in changes {
             let Ok(name) = change.key.parse::<ServerName>() else { continue };
             let cause = change.trace.clone();
             let before = self.desired.servers.get(&name).cloned();
             self.desired.server(&self.ctx.config.node, change);
             if before.as_ref() != self.desired.servers.get(&name) {
+                ours = true;
                 self.order(&name, Some(&cause));
             }
         }
         // The secrets of a protocol that is not served any more are nobody's business here.
         let Self { rosters, desired, .. } = self;
         rosters.retain(|protocol, _| desired.serves(*protocol));
+        ours
     }
 
-    fn server_keys(&mut self, changes: Vec<Change<ServerKeys>>) {
+    /// Says whether it concerns this node.
+    fn server_keys(&mut self, changes: Vec<Change<ServerKeys>>) -> bool {
+        let mut ours = false;
         for change in changes {
             let Ok(name) = change.key.parse::<ServerName>() else { continue };
             let cause = change.trace.clone();
             self.desired.server_keys(change);
             if self.desired.servers.contains_key(&name) {
+                ours = true;
                 self.order(&name, Some(&cause));
             }
         }
+        ours
     }
 
     fn grant(&mut self, changes: Vec<Change<Grant>>) {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Desired {
     /// Servers of this node.
     pub(crate) servers: BTreeMap<ServerName, Server>,
-    /// Their keys.
+    /// Keys of servers, those of other nodes too: keys may be there before their server.
     pub(crate) server_keys: BTreeMap<ServerName, ServerKeys>,
     /// Users that may connect.
     pub(crate) active: BTreeMap<UserName, UserId>,
