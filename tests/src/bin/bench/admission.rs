@@ -32,9 +32,9 @@ const SERVER: &str = "bench";
 const BULKS: usize = 3;
 const ROUNDS: usize = 200;
 
-pub(crate) async fn measure(table: &mut Table) {
+pub(crate) async fn measure(table: &mut Table, only: Option<Protocol>) {
     let internet = Internet::open().await;
-    for protocol in Protocol::ALL {
+    for protocol in Protocol::ALL.into_iter().filter(|protocol| only.is_none_or(|only| only == *protocol)) {
         let (mut bulk, mut single) = (Pair::default(), Pair::default());
         for round in 0..BULKS {
             let place = Place::open(protocol, &internet).await;

@@ -37,6 +37,7 @@ mod table;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
+use contract::Protocol;
 use table::Table;
 use testkit::programs::workspace;
 
@@ -49,6 +50,9 @@ struct Args {
     /// Where the rows go as JSON [default: target/bench.json]
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Only servers of this protocol
+    #[arg(long)]
+    protocol: Option<Protocol>,
     /// What runs servers of containers: the Docker daemon's socket
     #[arg(long, env = "DOCKER_HOST")]
     docker_host: Option<String>,
@@ -106,7 +110,7 @@ async fn bench(args: Args) {
         bulk::measure(&mut table).await;
     }
     if asked(What::Admission) {
-        admission::measure(&mut table).await;
+        admission::measure(&mut table, args.protocol).await;
     }
     table.print();
     let path = args.json.unwrap_or_else(|| workspace().join("target/bench.json"));
