@@ -18,7 +18,10 @@ use contract::{
 use tempfile::TempDir;
 use testkit::{nats::NatsServer, ports, process::Process, programs::program, wait::eventually};
 
-use crate::programs::{ours, said};
+use crate::{
+    programs::{ours, said},
+    sweep,
+};
 
 /// Ready in milliseconds; a loaded machine gets time.
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -47,7 +50,7 @@ pub struct Plan {
 impl Plan {
     /// One on this backend, whose node has a name of its own.
     pub fn on(backend: &str) -> Self {
-        let node = format!("test-{}-{}", std::process::id(), ports::free());
+        let node = sweep::node(ports::free());
         let address = "127.0.0.1".to_owned();
         let (backend, log) = (backend.to_owned(), "info".to_owned());
         Self { backend, node, otlp: None, address, docker_host: None, apart: false, log }
@@ -199,18 +202,7 @@ impl House {
 
     /// The processes of its instances that are children, found by the folder that they share with the agent.
     pub fn children(&self) -> BTreeMap<u32, String> {
-        let ours = self.run_dir().display().to_string();
-        let mut found = BTreeMap::new();
-        for process in fs::read_dir("/proc").unwrap().flatten() {
-            let Ok(pid) = process.file_name().to_string_lossy().parse::<u32>() else { continue };
-            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            // The agent names its folder too, but by itself; instances are in folders below it.
-            if line.contains(&format!("{ours}/")) {
-                found.insert(pid, line);
-            }
-        }
-        found
+        sweep::processes(&self.run_dir())
     }
 
     /// The containers of its node, running or not: id and state.
@@ -233,31 +225,6 @@ impl House {
         }
         docker.args(args);
         docker
-    }
-
-    /// Ends what is left of a house that could not be cleared.
-    fn sweep(&self) {
-        match self.plan.backend.as_str() {
-            "docker" => {
-                let filter = format!("label=vpn.node={}", self.plan.node);
-                let left = said(&mut self.docker(["ps", "-aq", "--filter", &filter])).unwrap_or_default();
-                for container in left.lines() {
-                    let _ = said(&mut self.docker(["rm", "-f", container]));
-                }
-            }
-            _ => {
-                for pid in self.children().into_keys() {
-                    let _ = said(Command::new("kill").args(["-9", &pid.to_string()]));
-                }
-            }
-        }
-        if !self.plan.apart
-            && let Ok(pid) = fs::read_to_string(self.data().join("bus/pid"))
-            && fs::read(format!("/proc/{}/cmdline", pid.trim()))
-                .is_ok_and(|line| String::from_utf8_lossy(&line).contains(&*self.data().to_string_lossy()))
-        {
-            let _ = said(Command::new("kill").args(["-9", pid.trim()]));
-        }
     }
 
     fn vpnd_command(&self, part: &str) -> Command {
@@ -324,7 +291,11 @@ impl Drop for House {
             drop(clear.join());
         });
         self.parts.clear();
-        self.sweep();
+        // What is left of one that could not be cleared.
+        sweep::kill(self.home());
+        if self.plan.backend == "docker" {
+            sweep::remove(|| self.docker([]), &self.plan.node);
+        }
     }
 }
 
@@ -334,7 +305,7 @@ async fn ask<R: Request>(bus: &Bus, request: R) -> Result<R::Reply, String> {
 
 /// A folder for a house.
 pub fn folder() -> TempDir {
-    let home = tempfile::Builder::new().prefix("vpn-house-").tempdir().unwrap();
+    let home = tempfile::Builder::new().prefix(&sweep::folder()).tempdir().unwrap();
     // Engines are other users, and their run directories are below it.
     fs::set_permissions(home.path(), fs::Permissions::from_mode(0o711)).unwrap();
     home

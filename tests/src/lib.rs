@@ -3,6 +3,7 @@
 //! - [`house`]    `vpnd all` with a bus, an agent and sites of its own
 //! - [`programs`] the programs that users have: `vpnd`, `vpn`, `nats`
 //! - [`internet`] the sites that users want, in a network of their own
+//! - `sweep`      takes away what a house leaves that was killed
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -14,5 +15,6 @@
 pub mod house;
 pub mod internet;
 pub mod programs;
+mod sweep;
 
 pub use house::House;
