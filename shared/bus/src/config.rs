@@ -9,7 +9,7 @@ use serde::Deserialize;
 pub const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
 /// How to reach the bus.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Config {
     /// One or more URLs, separated by commas.
     pub url: String,
@@ -51,6 +51,17 @@ impl std::fmt::Debug for Auth {
             Self::Password { .. } => "Password",
             Self::Token(_) => "Token",
         })
+    }
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("url", &shown(&self.url))
+            .field("auth", &self.auth)
+            .field("ca_file", &self.ca_file)
+            .field("name", &self.name)
+            .finish()
     }
 }
 

@@ -67,7 +67,8 @@ impl Bus {
                 format!("{} does not answer as a nats-server: {why}", shown(&config.url)),
             )
         };
-        let client = options.connect(&config.url).await.map_err(|error| match error.kind() {
+        let urls: Vec<&str> = config.url.split(',').map(str::trim).collect();
+        let client = options.connect(urls.as_slice()).await.map_err(|error| match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => Error::new(
                 Code::BUS_NOT_ALLOWED,
                 format!("{} refuses these credentials: {error}", shown(&config.url)),

@@ -51,6 +51,17 @@ async fn a_bus_that_will_not_do_is_refused_within_a_second() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_several_urls_one_that_answers_is_enough() {
+    let nats = NatsServer::start().await;
+    let nobody = format!("nats://127.0.0.1:{}", ports::free());
+    for urls in [format!("{nobody},{}", nats.url()), format!("{}, {nobody}", nats.url())] {
+        Bus::connect(&bus::Config::new(urls.clone(), "test")).await.unwrap_or_else(|e| panic!("{urls}: {e}"));
+    }
+    let config = bus::Config::new("nats://user:hunter2@one:4222,nats://user:hunter2@two:4222", "test");
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_bus_forbids_is_told_at_once() {
     let users = r#"authorization { users: [
         { user: limited, password: x, permissions: { publish: ["$JS.>"], subscribe: ["_INBOX.>"] } }
