@@ -79,18 +79,20 @@ async fn a_bus_that_is_none_or_not_good_enough_is_told_at_once() {
 /// JetStream takes three quarters of a disk, and streams reserve 320 MB of that.
 const BUS_DISK: u32 = 512;
 
-/// A small disk of its own. Unmounted when dropped.
+/// A small disk below the folder of a house. Dropped, it goes, and what the house could not remove because of it.
 struct Disk {
+    home: PathBuf,
     place: PathBuf,
 }
 
 impl Disk {
-    fn at(place: PathBuf, megabytes: u32) -> Self {
+    fn at(home: &Path, place: &str, megabytes: u32) -> Self {
+        let (home, place) = (home.to_owned(), home.join(place));
         fs::create_dir_all(&place).unwrap();
         let mut mount = Command::new(program("mount"));
         mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m,mode=711"), "tmpfs"]).arg(&place);
         said(&mut mount).unwrap();
-        Self { place }
+        Self { home, place }
     }
 
     /// Fills it to the last byte; returns what to remove to make room again.
@@ -107,13 +109,14 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         let _ = said(Command::new(program("umount")).arg("-l").arg(&self.place));
+        let _ = fs::remove_dir_all(&self.home);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_below_the_bus_refuses_and_loses_nothing() {
     let home = house::folder();
-    let disk = Disk::at(home.path().join("data/bus"), BUS_DISK);
+    let disk = Disk::at(home.path(), "data/bus", BUS_DISK);
     let house = House::start_in(home, Plan::on("process")).await;
     let bus = house.bus().await;
     let mut acknowledged = Vec::new();
@@ -162,7 +165,7 @@ async fn a_full_disk_below_the_bus_refuses_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_is_too_small_for_the_bus_is_told() {
     let home = house::folder();
-    let _disk = Disk::at(home.path().join("data/bus"), 16);
+    let _disk = Disk::at(home.path(), "data/bus", 16);
     let mut vpnd = Command::new(ours("vpnd"));
     let url = format!("nats://127.0.0.1:{}", ports::free());
     vpnd.args(["all", "--embedded-bus", "--backend", "process", "--nats", &url, "--nats-server"]);
@@ -175,7 +178,7 @@ async fn a_disk_that_is_too_small_for_the_bus_is_told() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_below_the_agent_is_told_and_got_over() {
     let home = house::folder();
-    let disk = Disk::at(home.path().join("data/runtime"), 8);
+    let disk = Disk::at(home.path(), "data/runtime", 8);
     let internet = flows::internet::Internet::open().await;
     let house = House::start_in(home, Plan::on("process")).await;
     let bus = house.bus().await;
