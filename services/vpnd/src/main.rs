@@ -16,8 +16,6 @@ use clap::Parser;
 use config::{Args, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// What is under way at a stop may take so long to finish; less than supervisors wait before they kill.
-const STOP_WITHIN: Duration = Duration::from_secs(5);
 /// The last spans get so long to leave.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
 
@@ -50,8 +48,7 @@ async fn run(common: config::Common, command: Command) -> anyhow::Result<()> {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         asked.begin();
     });
-    let served = services::run(common, command, shutdown.clone()).await;
-    shutdown.finish(STOP_WITHIN).await;
+    let served = services::run(common, command, shutdown).await;
     telemetry.shutdown(FLUSH_WITHIN).await;
     served.context("vpnd stops")
 }

@@ -13,9 +13,29 @@ use crate::{
 
 /// Between two attempts to reach a bus that is not there yet.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// What is under way at a stop may take so long to finish; less than supervisors wait before they kill.
+const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// Runs what the command names until shutdown begins.
+/// Runs what the command names until shutdown begins, and finishes what is under way then.
 pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown) -> anyhow::Result<()> {
+    let embedded = match &command {
+        Command::All(all) if all.embedded_bus => Some(Embedded::start(&common.nats, all, &shutdown).await?),
+        _ => None,
+    };
+    if let Some(embedded) = &embedded {
+        common.nats = embedded.url();
+    }
+    let served = serve(common, command, &shutdown).await;
+    shutdown.finish(STOP_WITHIN).await;
+    // Last: requests that were taken on are answered on it.
+    if let Some(embedded) = embedded {
+        embedded.stop().await;
+    }
+    served
+}
+
+async fn serve(common: Common, command: Command, shutdown: &Shutdown) -> anyhow::Result<()> {
+    let shutdown = shutdown.clone();
     match command {
         Command::Users => users(common, shutdown).await?,
         Command::Keys(own) => keys(common, own.config()?, shutdown).await?,
@@ -23,14 +43,6 @@ pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown
         Command::Runtime(own) => runtime(common, own.config()?, shutdown).await?,
         Command::All(all) => {
             let (own_keys, own_runtime) = (all.keys(), all.runtime()?);
-            let embedded = match all.embedded_bus {
-                true => {
-                    let embedded = Embedded::start(&common.nats, &all, &shutdown).await?;
-                    common.nats = embedded.url();
-                    Some(embedded)
-                }
-                false => None,
-            };
             let mut services = JoinSet::new();
             services.spawn(users(common.clone(), shutdown.clone()));
             services.spawn(keys(common.clone(), own_keys, shutdown.clone()));
@@ -41,9 +53,6 @@ pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown
             while let Some(ended) = services.join_next().await {
                 shutdown.begin();
                 failed = failed.and(ended?);
-            }
-            if let Some(embedded) = embedded {
-                embedded.stop().await;
             }
             failed?;
         }
