@@ -48,7 +48,12 @@ impl Bus {
             .reconnect_delay_callback(|attempt| if attempt <= 1 { Duration::ZERO } else { RECONNECT_EVERY })
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => connected.send_modify(|count| *count += 1),
+                    Event::Connected => {
+                        connected.send_modify(|count| *count += 1);
+                        if *connected.borrow() > 1 {
+                            tracing::info!("the bus is there again");
+                        }
+                    }
                     Event::Disconnected => tracing::warn!("the bus is gone; trying to reconnect"),
                     Event::ServerError(error) => {
                         tracing::warn!(%error, "the bus refuses");

@@ -62,13 +62,21 @@ impl FromStr for LogFormat {
     }
 }
 
+/// Says every try to reconnect, ten a second for each connection; what matters of it `bus` says in its own words.
+const TALKATIVE: &str = "async_nats";
+
 /// `Targets` takes a word that is no level for a module, so that a mistyped level would silence everything else.
 pub(crate) fn filter(text: &str) -> Result<Targets, Error> {
     let refused = || Error::Filter { given: text.to_owned() };
     if text.split(',').any(|part| !part.contains('=') && part.trim().parse::<LevelFilter>().is_err()) {
         return Err(refused());
     }
-    text.parse().map_err(|_| refused())
+    let targets: Targets = text.parse().map_err(|_| refused())?;
+    if targets.iter().any(|(target, _)| target == TALKATIVE) {
+        return Ok(targets);
+    }
+    let level = targets.default_level().unwrap_or(LevelFilter::OFF).min(LevelFilter::WARN);
+    Ok(targets.with_target(TALKATIVE, level))
 }
 
 /// A setting that is refused.
@@ -119,5 +127,21 @@ impl From<Error> for contract::error::Error {
             _ => Code::TELEMETRY_SETTING_INVALID,
         };
         Self::new(code, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::*;
+
+    #[test]
+    fn what_talks_too_much_does_so_when_asked() {
+        let says = |text: &str, level| filter(text).unwrap().would_enable("async_nats", &level);
+        assert!(says("info", Level::WARN) && !says("info", Level::INFO));
+        assert!(!says("error", Level::WARN) && !says("off", Level::ERROR));
+        assert!(says("warn,async_nats=debug", Level::DEBUG));
+        assert!(filter("info").unwrap().would_enable("bus", &Level::INFO));
     }
 }
