@@ -17,7 +17,7 @@ use contract::{
     Code, Error, Protocol, Request, UserName,
     fleet::{CreateServer, DeleteServer, ListServers},
     keys,
-    users::{CreateMany, List},
+    users::{CreateMany, Delete, List},
 };
 use flows::{
     House,
@@ -29,7 +29,7 @@ use testkit::{ports, wait::eventually, wireguard_client::WireguardClient, xray_c
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::world::{Dice, SOON, World, named};
+use crate::world::{Dice, SOON, World, name, named};
 
 /// At least so many users, and until the last part was killed.
 const USERS: usize = 500;
@@ -38,6 +38,8 @@ const IN_BATCHES: usize = 2;
 const BATCH: usize = 10;
 /// Each part is killed so often.
 const ROUNDS: usize = 2;
+/// So many users leave meanwhile.
+const LEAVERS: usize = 20;
 /// Users of one client.
 const CLIENT: usize = 250;
 /// How long a part may be away before what is asked of it must succeed again.
@@ -193,6 +195,17 @@ async fn servers_come_and_go(bus: Bus, enough: Arc<AtomicBool>) {
     }
 }
 
+/// Users who are deleted one after another.
+async fn users_leave(bus: Bus, users: Vec<String>) {
+    for user in users {
+        match insist(&bus, Delete { name: name(&user) }).await {
+            // An earlier try has done it, and its answer was lost.
+            Err(error) if error.code != Code::USERS_NOT_FOUND => panic!("{error}"),
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 /// What can be killed.
 async fn kill(house: &mut House, part: &'static str) {
     match part {
@@ -233,10 +246,19 @@ async fn chaos(plan: Plan, parts: &[&'static str]) {
         }
     }
     let before = running(&world.house, &backend);
+    let leavers: Vec<String> = (0..LEAVERS).map(|number| format!("leaver{number}")).collect();
+    world.ask(CreateMany { users: leavers.iter().map(|user| named(user)).collect(), batch: None }).await;
+    let links: Vec<String> =
+        stream::iter(&leavers).map(|user| world.link(user, "shadowsocks")).buffered(8).collect().await;
+    let leaving = XrayClient::many(&links).await.unwrap();
+    for tunnel in leaving.tunnels() {
+        tunnel.accepted(&world.page(), SOON).await.unwrap();
+    }
 
     let creation = Creation::begin(&world.bus, &dice);
     let enough = Arc::new(AtomicBool::new(false));
     let servers = tokio::spawn(servers_come_and_go(world.bus.clone(), enough.clone()));
+    let leave = tokio::spawn(users_leave(world.bus.clone(), leavers));
     let mut recovery = BTreeMap::<&str, Duration>::new();
     for part in (0..ROUNDS).flat_map(|_| parts.iter().copied()) {
         tokio::time::sleep(dice.millis(50..500)).await;
@@ -258,11 +280,20 @@ async fn chaos(plan: Plan, parts: &[&'static str]) {
     }
     enough.store(true, Ordering::Relaxed);
     servers.await.unwrap();
+    leave.await.unwrap();
     let acknowledged = creation.end().await;
     println!("{backend}: the next user after a kill, at worst: {recovery:?}");
     world.house.ready().await;
     nobody_is_lost(&world.bus, &acknowledged).await;
 
+    // Whoever left is out, whatever died in that moment.
+    let page = world.page();
+    stream::iter(leaving.tunnels())
+        .for_each_concurrent(8, async |tunnel| {
+            let out = async || tunnel.fetch(&page, Duration::from_secs(1)).await.is_err();
+            eventually("a deleted user is out", SOON, out).await;
+        })
+        .await;
     // Engines have everybody: of two protocols some, of one all.
     let chosen: Vec<String> =
         (0..10).map(|_| acknowledged[dice.throw(acknowledged.len())].to_string()).collect();
