@@ -11,12 +11,12 @@ use async_nats::jetstream::{
     Message,
     consumer::{AckPolicy, DeliverPolicy, pull},
 };
-use contract::{Error, State};
-use futures::{FutureExt, StreamExt};
+use contract::{Code, Error, State};
+use futures::{FutureExt, StreamExt, future::BoxFuture};
 use telemetry::context::Context;
 use tokio::{sync::watch, time::sleep};
 
-use crate::{Bucket, Entry, Origin, Shutdown, bucket::decode, jetstream, origin};
+use crate::{Bucket, Entry, Origin, Shutdown, bucket::decode, error::jetstream_failed, jetstream, origin};
 
 /// Messages that are handed out together at most: one atomic batch.
 pub const AT_ONCE: usize = 1_000;
@@ -63,6 +63,9 @@ pub struct Watch<S> {
     filter: String,
     connects: watch::Receiver<u64>,
     messages: Option<pull::Stream>,
+    /// On the way to them. Kept, because who waits for several watches at once drops each wait that is not the first
+    /// to end: begun anew each time, it would never get there while the others have news.
+    subscribing: Option<BoxFuture<'static, Result<Subscribed, Error>>>,
     seen: u64,
     /// The bucket's last revision when the watch began: from there on it is up to date.
     target: u64,
@@ -82,6 +85,7 @@ impl<S: State> Bucket<S> {
             filter,
             connects: self.bus.inner.connects.clone(),
             messages: None,
+            subscribing: None,
             seen: 0,
             target: 0,
         };
@@ -111,6 +115,23 @@ impl<S: State> Watch<S> {
     /// The revision up to which changes have been handed out.
     pub fn revision(&self) -> u64 {
         self.seen
+    }
+
+    /// Takes up where it was when it was dropped before its end.
+    async fn subscribe(&mut self) -> Result<(), Error> {
+        let Self { bucket, filter, connects, subscribing, seen, target, .. } = self;
+        let subscribed = subscribing.get_or_insert_with(|| {
+            connects.mark_unchanged();
+            let (bus, begun) =
+                (bucket.bus.clone(), subscribe(bucket.clone(), filter.clone(), *seen, *target));
+            let broke = || Err(Error::new(Code::BUS_UNREACHABLE, "the connection broke"));
+            async move { bus.while_connected(begun).await.unwrap_or_else(broke) }.boxed()
+        });
+        let subscribed = subscribed.await;
+        self.subscribing = None;
+        let Subscribed { messages, seen, target } = subscribed?;
+        (self.messages, self.seen, self.target) = (Some(messages), seen, target);
+        Ok(())
     }
 
     async fn read(&mut self) -> Vec<Change<S>> {
@@ -157,41 +178,58 @@ impl<S: State> Watch<S> {
             }
         }
     }
+}
 
-    async fn subscribe(&mut self) -> Result<(), Error> {
-        self.connects.mark_unchanged();
-        let deliver_policy = match self.seen {
-            0 => DeliverPolicy::LastPerSubject,
-            seen => DeliverPolicy::ByStartSequence { start_sequence: seen + 1 },
-        };
-        let config = pull::Config {
-            deliver_policy,
-            ack_policy: AckPolicy::None,
-            filter_subject: self.filter.clone(),
-            inactive_threshold: ABANDONED_AFTER,
-            memory_storage: true,
-            num_replicas: 1,
-            ..pull::Config::default()
-        };
-        let consumer = jetstream::consumer(&self.bucket.stream, config).await?;
-        if self.target == 0 {
-            // With nothing pending there is nothing to wait for; else the last one pending is the last there is.
-            let info = consumer.cached_info();
-            if info.num_pending == 0 && self.filter == S::BUCKET.subject(">") {
-                // A bucket that was purged is empty, and yet its revisions go on from where they were.
-                self.seen = self.seen.max(self.bucket.stream.cached_info().state.last_sequence);
-            } else if info.num_pending > 0 {
-                let last = self.bucket.stream.get_info().await;
-                self.target = last.map_or(0, |info| info.state.last_sequence);
-                if self.filter != S::BUCKET.subject(">") {
-                    let last = self.bucket.stream.direct_get_last_for_subject(self.filter.clone()).await;
-                    self.target = last.map_or(0, |message| message.sequence);
-                }
+/// Where a watch begins to read.
+struct Subscribed {
+    messages: pull::Stream,
+    seen: u64,
+    target: u64,
+}
+
+/// Asks for what comes after `seen`; where nothing was seen yet, finds out up to where it is `target`ed.
+async fn subscribe<S: State>(
+    bucket: Bucket<S>,
+    filter: String,
+    mut seen: u64,
+    mut target: u64,
+) -> Result<Subscribed, Error> {
+    let deliver_policy = match seen {
+        0 => DeliverPolicy::LastPerSubject,
+        seen => DeliverPolicy::ByStartSequence { start_sequence: seen + 1 },
+    };
+    let config = pull::Config {
+        deliver_policy,
+        ack_policy: AckPolicy::None,
+        filter_subject: filter.clone(),
+        inactive_threshold: ABANDONED_AFTER,
+        memory_storage: true,
+        num_replicas: 1,
+        ..pull::Config::default()
+    };
+    let consumer = jetstream::consumer(&bucket.stream, config).await?;
+    if target == 0 {
+        // With nothing pending there is nothing to wait for; else the last one pending is the last there is.
+        // Where that cannot be said the watch has not begun: it would count as current with nothing read.
+        let failed =
+            |error: &(dyn std::error::Error + 'static)| jetstream_failed(&format!("read {filter}"), error);
+        let whole = filter == S::BUCKET.subject(">");
+        match consumer.cached_info().num_pending {
+            // A bucket that was purged is empty, and yet its revisions go on from where they were.
+            0 if whole => seen = seen.max(bucket.stream.cached_info().state.last_sequence),
+            0 => {}
+            _ if whole => {
+                let info = bucket.stream.get_info().await.map_err(|error| failed(&error))?;
+                target = info.state.last_sequence;
+            }
+            _ => {
+                let last = bucket.stream.direct_get_last_for_subject(filter.clone()).await;
+                target = last.map_err(|error| failed(&error))?.sequence;
             }
         }
-        self.messages = Some(jetstream::messages(&consumer, AT_ONCE).await?);
-        Ok(())
     }
+    let messages = jetstream::messages(&consumer, AT_ONCE).await?;
+    Ok(Subscribed { messages, seen, target })
 }
 
 /// A bucket's content in memory, kept up to date in the background. Clones share it.

@@ -7,7 +7,7 @@ use std::{
 
 use bus::{Bucket, Change, Shutdown, View};
 use contract::{Code, Error};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use testkit::{nats::NatsServer, wait::eventually};
 
 use crate::world::{Count, Counted, SOON, connect, count};
@@ -69,6 +69,22 @@ async fn write(bucket: Bucket<Count>) {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_is_dropped_at_every_wait_goes_on_after_a_restart() {
+    let mut nats = NatsServer::start().await;
+    let bucket: Bucket<Count> = connect(&nats, "lab").await.own().await.unwrap();
+    let mut watch = bucket.watch().await.unwrap();
+    nats.kill();
+    nats.restart().await;
+    bucket.insert(&count("a", 1), Counted).await.unwrap();
+    // As one of several watches fares of which another has news all the time.
+    eventually("the change is seen", SOON, async || {
+        let changes = watch.next().now_or_never().unwrap_or_default();
+        changes.iter().any(|change| change.key == "a")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
