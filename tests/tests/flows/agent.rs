@@ -7,7 +7,8 @@ use flows::{house::Plan, programs::said};
 use testkit::{wait::eventually, xray_client::XrayClient};
 
 use crate::{
-    chaos::{insist, running},
+    chaos::running,
+    creation::insist,
     way::Way,
     world::{SOON, World, named},
 };

@@ -24,7 +24,7 @@ use testkit::{
 };
 
 use crate::{
-    chaos::{Creation, insist, nobody_is_lost},
+    creation::{Creation, insist, nobody_is_lost},
     world::{Dice, SOON, link},
 };
 

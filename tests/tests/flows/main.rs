@@ -6,6 +6,7 @@
 //! - [`bad_input`] what is refused, with which words and how soon
 //! - [`lacking`]   buses and daemons that are not what they should be, disks that are full
 //! - [`chaos`]     any part killed while users are being created
+//!   - [`creation`] those users
 //! - [`dockerd`]   the same for the container daemon
 //! - [`agent`]     an agent that dies, and comes back without the bus
 //! - [`secrets`]   what must be nowhere in the open
@@ -18,6 +19,7 @@ mod access;
 mod agent;
 mod bad_input;
 mod chaos;
+mod creation;
 mod dockerd;
 mod isolation;
 mod lacking;
