@@ -24,9 +24,11 @@ use crate::{
 /// The header by which `nats kv` knows a deletion.
 const OPERATION: &str = "KV-Operation";
 const DELETION: &str = "DEL";
-const BATCH_ID: &str = "Nats-Batch-Id";
+/// Which atomic batch a message is of (NATS ADR-50); it stays with the message.
+pub(crate) const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
-const BATCH_COMMIT: &str = "Nats-Batch-Commit";
+/// Only the last message of a batch has it.
+pub(crate) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 /// How long a write is tried: it outlasts a leader election of a clustered bus (5 s).
 const WRITE_WITHIN: Duration = Duration::from_secs(7);
 /// Between two tries of a write that was not answered.

@@ -17,7 +17,14 @@ use tokio::{
 };
 use tracing::{Instrument, info_span};
 
-use crate::{Bucket, Change, Origin, Shutdown, error::is_transient, jetstream, origin::caused_by, stream};
+use crate::{
+    Bucket, Change, Origin, Shutdown,
+    bucket::{BATCH_COMMIT, BATCH_ID},
+    error::is_transient,
+    jetstream,
+    origin::caused_by,
+    stream,
+};
 
 /// Changes that are handed over together at most: one atomic batch.
 pub const AT_ONCE: usize = 1_000;
@@ -102,13 +109,11 @@ impl<S: State> Feed<S> {
                 _ = self.connects.changed() => return Ok(()),
             };
             let Some(Ok(first)) = first else { return Ok(()) };
-            // Those that were there with the first come in several reads; what is stored after them is not waited
-            // for, so that nobody waits for a stream of others.
-            let there = first.info().map_or(0, |info| usize::try_from(info.pending).unwrap_or(AT_ONCE));
             let (mut taken, mut broken) = (vec![first], false);
             while taken.len() < AT_ONCE {
-                // A timeout of nothing would last a millisecond: what a newcomer would wait for in vain.
-                let next = if taken.len() <= there {
+                // Those that are there already come in several reads. One that is not stored yet is not waited for:
+                // a timeout of nothing would last a millisecond, too, and nobody is to wait for a stream of others.
+                let next = if taken.last().is_some_and(more_come) {
                     timeout(GATHER_WITHIN, messages.next()).await.ok()
                 } else {
                     messages.next().now_or_never()
@@ -233,4 +238,12 @@ impl<S: State> Feed<S> {
         tracing::error!(%error, feed = self.name, subject = %message.subject, "a change goes to the dead letters");
         stream::bury(&self.bucket.bus, S::BUCKET.name, self.name, message, error).await
     }
+}
+
+/// Whether more is on its way after this message: it is there already, or belongs to the same batch, which nats-server
+/// hands out while it is storing it.
+fn more_come(message: &Message) -> bool {
+    let has = |name| message.headers.as_ref().is_some_and(|headers| headers.get(name).is_some());
+    let pending = message.info().is_ok_and(|info| info.pending > 0);
+    pending || (has(BATCH_ID) && !has(BATCH_COMMIT))
 }
