@@ -33,6 +33,7 @@ use gotatun::{
 use tokio::{
     io::AsyncReadExt as _,
     net::{TcpStream, UdpSocket},
+    time::{sleep_until, timeout_at},
 };
 use tun_rs::{AsyncDevice, DeviceBuilder};
 use url::Url;
@@ -158,6 +159,8 @@ const PATIENCE: Duration = Duration::from_millis(2);
 const MORE_PATIENCE: Duration = Duration::from_micros(500);
 /// At most.
 const MOST_PATIENCE: Duration = Duration::from_millis(50);
+/// An answer to a try of long ago says that those to the later ones are under way, but for the ones that get lost.
+const LATE: Duration = Duration::from_secs(1);
 
 /// Tries until the server answers a handshake, which is when it has taken the user in; no more than that, and
 /// without a network of its own. Servers take 100 handshakes a second from one address: on loopback there are
@@ -172,26 +175,45 @@ pub async fn handshake(file: &str, from: IpAddr, within: Duration) -> io::Result
     let socket = UdpSocket::bind((from, 0)).await?;
     socket.connect(file.endpoint).await?;
     let tries = async {
-        let mut answer = [0; 2048];
         let mut patience = PATIENCE;
-        loop {
-            let hello = tunnel.format_handshake_initiation(true).expect("a forced one is always made");
-            // A server that does not listen yet refuses, which the next call here hears.
-            let answered = async {
-                socket.send(&hello.into_bytes()).await?;
-                socket.recv(&mut answer).await
-            };
-            let Ok(Ok(length)) = tokio::time::timeout(patience, answered).await else {
-                patience = (patience + MORE_PATIENCE).min(MOST_PATIENCE);
-                continue;
-            };
-            let packet = Packet::copy_from(&answer[..length]).try_into_wg().map_err(io::Error::other)?;
-            if let TunnResult::WriteToNetwork(_) = tunnel.handle_incoming_packet(packet) {
-                return Ok(());
-            }
+        while !answered(&socket, &mut tunnel, patience).await {
+            patience = (patience + MORE_PATIENCE).min(MOST_PATIENCE);
         }
+        Ok(())
     };
     limited(within, tries).await
+}
+
+/// One try: whether the server answers it.
+///
+/// The tunnel understands answers to its last two tries. A server that was busy answers all that has come meanwhile,
+/// the oldest first: who tried anew at each answer too old would stay as many tries behind for ever, and never hear
+/// one that it understands.
+async fn answered(socket: &UdpSocket, tunnel: &mut Tunn, patience: Duration) -> bool {
+    let hello = tunnel.format_handshake_initiation(true).expect("a forced one is always made");
+    let mut answer = [0; 2048];
+    let mut until = Instant::now() + patience;
+    let heard: io::Result<bool> = async {
+        socket.send(&hello.into_bytes()).await?;
+        loop {
+            let Ok(length) = timeout_at(until.into(), socket.recv(&mut answer)).await else {
+                return Ok(false);
+            };
+            let packet = Packet::copy_from(&answer[..length?]).try_into_wg().map_err(io::Error::other)?;
+            match tunnel.handle_incoming_packet(packet) {
+                TunnResult::WriteToNetwork(_) => return Ok(true),
+                // A cookie, for the next try.
+                TunnResult::Done => return Ok(false),
+                _ => until = Instant::now() + LATE,
+            }
+        }
+    }
+    .await;
+    if heard.is_err() {
+        // A server that does not listen yet refuses at once, which is no reason to hurry.
+        sleep_until(until.into()).await;
+    }
+    heard.unwrap_or(false)
 }
 
 async fn limited<T>(within: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
