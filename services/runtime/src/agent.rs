@@ -14,10 +14,13 @@ use contract::{
     users::User,
 };
 use seal::CurveKey;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use crate::{
-    Ctx, Serving,
+    Ctx,
     config::BUS_WITHIN,
     desired::Desired,
     engine::EngineServer,
@@ -43,6 +46,7 @@ pub(crate) struct Agent {
     /// The users of the protocols that this node serves.
     rosters: BTreeMap<Protocol, Roster>,
     save_at: Option<Instant>,
+    saving: Option<JoinHandle<()>>,
     started: bool,
 }
 
@@ -67,6 +71,7 @@ impl Agent {
             desired,
             rosters: BTreeMap::new(),
             save_at: None,
+            saving: None,
             started: false,
         }
     }
@@ -86,7 +91,7 @@ impl Agent {
     }
 
     /// Follows the bus, for ever.
-    pub(crate) async fn follow(mut self, bus: Bus, serving: Arc<Serving>) {
+    pub(crate) async fn follow(mut self, bus: Bus) {
         let ctx = self.ctx.clone();
         // Five watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
         let mut synced = Box::pin(read_bus(&bus, &ctx));
@@ -100,16 +105,7 @@ impl Agent {
         self.adopt(desired);
         // What was saved may be older than what runs: only now is it known that something is too much.
         self.workers.only(&self.desired.servers.keys().cloned().collect());
-        // What was said of servers that went away while nobody was here to see it.
-        let node = &self.ctx.config.node;
-        let said: Vec<_> = serving.instances.read().values().cloned().collect();
-        for instance in said.into_iter().filter(|instance| instance.node == *node) {
-            if !self.desired.servers.contains_key(&instance.server) {
-                self.workers.order(&instance.server, &Order::Gone, None);
-            }
-        }
         self.save_at = Some(Instant::now());
-        self.workers.find_orphans().await;
         loop {
             self.step(&mut watches).await;
         }
@@ -148,7 +144,7 @@ impl Agent {
                 let names = changes.into_iter().filter_map(|change| self.desired.credentials(change)).collect();
                 self.users(names, &causes);
             }
-            () = due => return self.save().await,
+            () = due => return self.save(),
         }
         self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
     }
@@ -274,14 +270,19 @@ impl Agent {
         }
     }
 
-    async fn save(&mut self) {
+    /// Copies what is desired to disk, while it goes on changing.
+    fn save(&mut self) {
+        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+            self.save_at = Some(Instant::now() + SAVE_AFTER);
+            return;
+        }
         self.save_at = None;
         let (saved, desired) = (self.saved.clone(), self.desired.clone());
-        let written = tokio::task::spawn_blocking(move || saved.save(&desired)).await;
-        if let Err(error) = written.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
-            tracing::warn!(%error, "what is desired could not be saved");
-            self.save_at = Some(Instant::now() + SAVE_AFTER);
-        }
+        self.saving = Some(tokio::task::spawn_blocking(move || {
+            if let Err(error) = saved.save(&desired) {
+                tracing::warn!(%error, "what is desired could not be saved; the next change tries again");
+            }
+        }));
     }
 }
 

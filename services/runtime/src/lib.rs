@@ -47,9 +47,10 @@ use backend::{
     detect::{Chosen, choose},
     docker, process,
 };
+use backon::{ExponentialBuilder, Retryable as _};
 use bus::{Bus, Shutdown, View};
-use config::BUS_WITHIN;
 pub use config::Config;
+use config::{BUS_WITHIN, RETRY_AFTER};
 use contract::{Code, Error, fleet::PublicAddress, runtime::Instance};
 use engine::{Engine, EngineServer};
 use reports::Reports;
@@ -110,14 +111,34 @@ pub async fn serve(
         }
     };
     let Some(bus) = bus else { return Ok(()) };
-    let bucket = bus.own::<Instance>().await?;
-    let instances = View::open(&bucket, &shutdown).await?;
     let node = ctx.config.node.clone();
+    shutdown.spawn_until("agent", agent.follow(bus.clone()));
+    // Servers are looked after by now, whatever keeps the bus from telling others about them.
+    let open = || async {
+        let bucket = bus.own::<Instance>().await?;
+        let instances = View::open(&bucket, &shutdown).await?;
+        Ok::<_, Error>((bucket, instances))
+    };
+    let opened = open
+        .retry(
+            ExponentialBuilder::default()
+                .with_min_delay(RETRY_AFTER[0])
+                .with_max_delay(RETRY_AFTER[1])
+                .without_max_times(),
+        )
+        .notify(|error, _| tracing::warn!(%error, "nobody can be told yet what runs here"));
+    let (bucket, instances) = tokio::select! {
+        opened = opened => opened?,
+        () = shutdown.begun() => return Ok(()),
+    };
     let serving = Arc::new(Serving { ctx: ctx.clone(), instances });
-    shutdown.spawn_until("agent", agent.follow(bus.clone(), serving.clone()));
     shutdown.spawn_until("reports", {
         let ctx = ctx.clone();
         async move { ctx.reports.publish(bucket).await }
+    });
+    shutdown.spawn_until("forget", {
+        let serving = serving.clone();
+        async move { workers.forget_others(|| serving.instances.read().values().cloned().collect()).await }
     });
     shutdown.spawn_until("announce", announce::announce(bus.clone(), ctx, curve_key));
     bus.service("runtime", serving)

@@ -9,7 +9,6 @@ use contract::{
     keys::{Credentials, Grant, Sealed, ServerKeys},
 };
 use seal::{CurveKey, Error, SealingKey};
-use zeroize::Zeroizing;
 
 use crate::{
     desired::Desired,
@@ -28,24 +27,27 @@ impl Opener {
         Self { node, delivery: BTreeMap::new() }
     }
 
-    /// Takes the delivery keys out of a grant; those of an earlier one are gone. Returns the protocols for which
-    /// that makes a difference. A box that does not open is reported and left out: it is for another key of this
-    /// node, and a new grant is on its way.
+    /// Takes the delivery keys out of a grant, and returns the protocols for which there is another key now. A box
+    /// that does not open is reported, and what there was stays: a new grant is on its way, and meanwhile users must
+    /// be let out.
     pub(crate) fn take(&mut self, grant: Option<&Grant>) -> BTreeSet<Protocol> {
-        let mut taken = BTreeMap::new();
+        let mut changed = BTreeSet::new();
+        self.delivery.retain(|protocol, _| grant.is_some_and(|grant| grant.boxes.contains_key(protocol)));
         for (protocol, sealed) in grant.iter().flat_map(|grant| &grant.boxes) {
             let sender = grant.map_or("", |grant| &grant.sender);
             match self.node.open(sealed, sender).and_then(|key| SealingKey::from_slice(&key)) {
-                Ok(key) => drop(taken.insert(*protocol, key)),
+                Ok(key)
+                    if self
+                        .delivery
+                        .get(protocol)
+                        .is_some_and(|known| known.as_bytes() == key.as_bytes()) => {}
+                Ok(key) => {
+                    self.delivery.insert(*protocol, key);
+                    changed.insert(*protocol);
+                }
                 Err(error) => tracing::warn!(%protocol, %error, "a delivery key does not open yet"),
             }
         }
-        let bytes = |keys: &BTreeMap<Protocol, SealingKey>, protocol| {
-            keys.get(&protocol).map(|key| Zeroizing::new(key.as_bytes().to_vec()))
-        };
-        let differs = |protocol: &Protocol| bytes(&taken, *protocol) != bytes(&self.delivery, *protocol);
-        let changed = Protocol::ALL.into_iter().filter(differs).collect();
-        self.delivery = taken;
         changed
     }
 

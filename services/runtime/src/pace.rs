@@ -9,13 +9,14 @@ use crate::config::{PROVEN_AFTER, RETRY_AFTER};
 pub(crate) struct Pace {
     pauses: ExponentialBackoff,
     not_before: Instant,
-    started: Option<Instant>,
+    /// The last start or failure.
+    trouble: Instant,
 }
 
 impl Pace {
     /// One that allows an attempt at once.
     pub(crate) fn new(now: Instant) -> Self {
-        Self { pauses: pauses(), not_before: now, started: None }
+        Self { pauses: pauses(), not_before: now, trouble: now }
     }
 
     /// When the next attempt may be made.
@@ -23,12 +24,16 @@ impl Pace {
         self.not_before
     }
 
-    /// It was started. Its next start is due at once if it runs for long.
-    pub(crate) fn started(&mut self, now: Instant) {
-        if self.started.is_some_and(|at| now.duration_since(at) >= PROVEN_AFTER) {
+    /// It is as it should be. Once it has been for long, what fails then is retried at once.
+    pub(crate) fn well(&mut self, now: Instant) {
+        if now.duration_since(self.trouble) >= PROVEN_AFTER {
             self.pauses = pauses();
         }
-        self.started = Some(now);
+    }
+
+    /// It was started. Its next start is due at once if it runs for long.
+    pub(crate) fn started(&mut self, now: Instant) {
+        self.well(now);
         self.wait(now);
     }
 
@@ -36,12 +41,14 @@ impl Pace {
     pub(crate) fn failed(&mut self, now: Instant) -> Instant {
         // The attempt that failed may have been counted when it started something.
         if self.not_before <= now {
+            self.well(now);
             self.wait(now);
         }
         self.not_before
     }
 
     fn wait(&mut self, now: Instant) {
+        self.trouble = now;
         self.not_before = now + self.pauses.next().unwrap_or(RETRY_AFTER[1]);
     }
 }

@@ -2,26 +2,31 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bus::{Shutdown, origin::Trace};
 use contract::{ServerName, UserName};
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{MissedTickBehavior, interval},
 };
+
+use uuid::Uuid;
 
 use crate::{
     Ctx,
     backend::Notice,
     config::LOOK_EVERY,
-    instance::Instance,
+    instance::{Instance, run_dir},
     mailbox::{Mailbox, Order},
 };
+
+/// A run directory without an instance that did not change for so long is left over.
+const LEFT_AFTER: Duration = Duration::from_secs(600);
 
 /// The workers of this node.
 pub(crate) struct Workers {
@@ -29,13 +34,13 @@ pub(crate) struct Workers {
     shutdown: Shutdown,
     mailboxes: Mutex<BTreeMap<ServerName, Arc<Mailbox>>>,
     /// Whether it is known what should be there; before that nothing counts as an orphan.
-    informed: AtomicBool,
+    informed: watch::Sender<bool>,
 }
 
 impl Workers {
     /// None yet.
     pub(crate) fn new(ctx: Arc<Ctx>, shutdown: Shutdown) -> Self {
-        Self { ctx, shutdown, mailboxes: Mutex::default(), informed: AtomicBool::new(false) }
+        Self { ctx, shutdown, mailboxes: Mutex::default(), informed: watch::Sender::new(false) }
     }
 
     /// Gives an order; a worker is there for it or is made.
@@ -68,7 +73,19 @@ impl Workers {
         for server in others {
             self.order(&server, &Order::Gone, None);
         }
-        self.informed.store(true, Ordering::Release);
+        self.informed.send_replace(true);
+    }
+
+    /// Waits until it is known what should be there, and takes back what was said of servers that went away while no
+    /// agent was here to see it.
+    pub(crate) async fn forget_others(&self, said: impl Fn() -> Vec<contract::runtime::Instance>) {
+        let _ = self.informed.subscribe().wait_for(|informed| *informed).await;
+        for instance in said() {
+            let wanted = self.lock().contains_key(&instance.server);
+            if instance.node == self.ctx.config.node && !wanted {
+                self.order(&instance.server, &Order::Gone, None);
+            }
+        }
     }
 
     /// The rosters have changed for these users; the workers of these servers let them in or out.
@@ -88,8 +105,10 @@ impl Workers {
     pub(crate) async fn look_out(self: Arc<Self>, mut notices: mpsc::Receiver<Notice>) {
         let mut ticks = interval(LOOK_EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut informed = self.informed.subscribe();
         loop {
             tokio::select! {
+                Ok(()) = informed.changed() => self.find_orphans().await,
                 notice = notices.recv() => match notice {
                     Some(Notice::Container { server, .. }) => self.wake(&server),
                     Some(Notice::Gap) => {
@@ -104,12 +123,16 @@ impl Workers {
     }
 
     /// Looks for instances of this node that nobody wants: left by an agent that was killed, or made by hand.
-    pub(crate) async fn find_orphans(&self) {
-        if !self.informed.load(Ordering::Acquire) {
+    async fn find_orphans(&self) {
+        if !*self.informed.borrow() {
             return;
         }
         match self.ctx.backend.list().await {
             Ok(containers) => {
+                self.clear_run_dir(
+                    containers.iter().map(|container| run_dir(&self.ctx, &container.server_id)),
+                )
+                .await;
                 // All under one lock: an order that came in between would be replaced by ours.
                 let mut mailboxes = self.lock();
                 for container in containers {
@@ -120,6 +143,31 @@ impl Workers {
                 }
             }
             Err(error) => tracing::debug!(%error, "cannot look for orphans now"),
+        }
+    }
+
+    /// Removes run directories, which hold secrets, of instances that are no more: left by an agent that was killed
+    /// while it removed one. A directory is made after its instance, so a young one without may be on its way.
+    async fn clear_run_dir(&self, used: impl Iterator<Item = PathBuf>) {
+        let used: BTreeSet<PathBuf> = used.collect();
+        let run_dir = self.ctx.config.run_dir.clone();
+        let cleared = tokio::task::spawn_blocking(move || -> io::Result<()> {
+            for entry in std::fs::read_dir(run_dir)? {
+                let entry = entry?;
+                let ours = entry.file_name().to_str().is_some_and(|name| Uuid::try_parse(name).is_ok());
+                let age = entry.metadata()?.modified()?.elapsed().unwrap_or_default();
+                if ours && age > LEFT_AFTER && !used.contains(&entry.path()) {
+                    tracing::info!(path = %entry.path().display(), "a run directory that was left is removed");
+                    std::fs::remove_dir_all(entry.path())?;
+                }
+            }
+            Ok(())
+        });
+        match cleared.await {
+            Ok(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "run directories may be left");
+            }
+            _ => {}
         }
     }
 

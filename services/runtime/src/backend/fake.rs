@@ -32,6 +32,8 @@ use super::{Container, ContainerRuntime, ContainerState, Error, Notice, Spec, ou
 pub enum Call {
     /// [`ContainerRuntime::list`]
     List,
+    /// [`ContainerRuntime::find`]
+    Find,
     /// [`ContainerRuntime::ensure_image`]
     EnsureImage,
     /// [`ContainerRuntime::create`]
@@ -336,6 +338,12 @@ impl ContainerRuntime for Fake {
 
     async fn list(&self) -> Result<Vec<Container>, Error> {
         self.call(Call::List, None, |world| Ok(world.containers())).await
+    }
+
+    async fn find(&self, server: &ServerName) -> Result<Option<Container>, Error> {
+        let found =
+            |world: &mut World| Ok(world.instances.get(server).map(|instance| instance.container.clone()));
+        self.call(Call::Find, Some(server), found).await
     }
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<(), Error> {

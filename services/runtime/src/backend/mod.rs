@@ -142,6 +142,9 @@ pub trait ContainerRuntime: Send + Sync {
     /// All instances of this node that were made here, running or not.
     async fn list(&self) -> Result<Vec<Container>, Error>;
 
+    /// The instance of one server, running or not; none where none was made here.
+    async fn find(&self, server: &ServerName) -> Result<Option<Container>, Error>;
+
     /// Makes the image available, from where the runtime gets images. Worth a call when [`Self::create`] says
     /// that it is missing, and not before: an image that is there costs nothing then.
     async fn ensure_image(&self, image: &ImageRef) -> Result<(), Error>;

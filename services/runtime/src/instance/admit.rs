@@ -63,7 +63,8 @@ impl Instance {
             Err(error) => {
                 tracing::warn!(server = %self.name, %error, "the engine is compared with what it should have");
                 self.serving = None;
-                self.look_at = self.pace.failed(Instant::now());
+                // The engine is asked first thing; that it was not there counts where it is started.
+                self.look_at = self.pace.not_before();
                 self.causes = causes.to_vec();
             }
         }

@@ -13,8 +13,8 @@ use std::sync::Arc;
 
 use bus::origin::{self, Trace};
 use contract::{Code, Protocol, ServerName, runtime::InstanceState};
-pub(crate) use made::engine_of;
 use made::{Made, make};
+pub(crate) use made::{engine_of, run_dir};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{Instrument, Span, info_span};
@@ -148,6 +148,7 @@ impl Instance {
         let reconciled = self.reconcile().instrument(span.clone()).await;
         let now = Instant::now();
         let Err(error) = reconciled else {
+            self.pace.well(now);
             self.look_at = now + LOOK_EVERY;
             return;
         };
@@ -179,14 +180,14 @@ impl Instance {
             return Ok(());
         }
         let desired: Vec<_> = self.made.iter().map(|made| made.wanted.clone()).collect();
-        let actual = self.containers_meanwhile().await?;
-        let actions = plan(&desired, &actual);
+        let actual = self.find_meanwhile().await?;
+        let actions = plan(&desired, actual.as_slice());
         let span = if actions.is_empty() || !Span::current().is_none() {
             Span::none()
         } else {
             // Found rather than ordered: a trace of its own, that knows which one made what it is about.
             let span = self.span();
-            for container in &actual {
+            if let Some(container) = &actual {
                 origin::reminds_of(&span, &origin::trace_from(container.traceparent.as_deref()));
             }
             span
@@ -194,20 +195,20 @@ impl Instance {
         self.carry_out(order, actual, actions).instrument(span).await
     }
 
-    /// The containers, while users go on coming and going: a daemon that hangs must not keep them waiting.
-    async fn containers_meanwhile(&mut self) -> Result<Vec<Container>, Error> {
-        let (backend, mailbox) = (self.ctx.backend.clone(), self.mailbox.clone());
-        let listing = backend.list();
-        tokio::pin!(listing);
+    /// The container, while users go on coming and going: a daemon that hangs must not keep them waiting.
+    async fn find_meanwhile(&mut self) -> Result<Option<Container>, Error> {
+        let (backend, mailbox, name) = (self.ctx.backend.clone(), self.mailbox.clone(), self.name.clone());
+        let finding = backend.find(&name);
+        tokio::pin!(finding);
         let mut look = false;
-        let mut containers = loop {
+        let found = loop {
             let news = tokio::select! {
-                listed = &mut listing => break listed?,
+                found = &mut finding => break found?,
                 news = mailbox.take() => news,
             };
             if news.order.is_some() {
                 mailbox.put_back(news);
-                break listing.await?;
+                break finding.await?;
             }
             look |= news.look;
             self.admit(&news.users, &news.causes).await;
@@ -216,14 +217,7 @@ impl Instance {
             // What happened while the daemon was asked may be missing in its answer.
             mailbox.look();
         }
-        containers.retain(|container| container.server == self.name);
-        Ok(containers)
-    }
-
-    async fn containers(&self) -> Result<Vec<Container>, Error> {
-        let mut containers = self.ctx.backend.list().await?;
-        containers.retain(|container| container.server == self.name);
-        Ok(containers)
+        Ok(found)
     }
 
     fn report(&self, state: InstanceState) {

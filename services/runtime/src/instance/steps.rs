@@ -26,11 +26,11 @@ impl Instance {
     pub(super) async fn carry_out(
         &mut self,
         order: Order,
-        mut actual: Vec<Container>,
+        mut actual: Option<Container>,
         actions: Vec<Action>,
     ) -> Result<(), Error> {
         for action in &actions {
-            self.act(action, &actual, &order).await?;
+            self.act(action, actual.as_ref(), &order).await?;
         }
         let Order::Serve(server, roster) = order else {
             self.gone = true;
@@ -44,9 +44,9 @@ impl Instance {
             return Ok(());
         }
         if !actions.is_empty() {
-            actual = self.containers().await?;
+            actual = self.ctx.backend.find(&self.name).await?;
         }
-        let pid = actual.iter().find_map(running).ok_or_else(|| {
+        let pid = actual.as_ref().and_then(running).ok_or_else(|| {
             Error::new(Code::RUNTIME_ENGINE_FAILED, format!("{} ended right after its start", self.name))
         });
         match pid {
@@ -56,7 +56,7 @@ impl Instance {
         }
     }
 
-    async fn act(&mut self, action: &Action, actual: &[Container], order: &Order) -> Result<(), Error> {
+    async fn act(&mut self, action: &Action, actual: Option<&Container>, order: &Order) -> Result<(), Error> {
         let backend = self.ctx.backend.clone();
         match action {
             Action::Remove(server) => {
@@ -64,7 +64,7 @@ impl Instance {
                 self.serving = None;
                 removed?;
                 self.saved().await;
-                for container in actual {
+                if let Some(container) = actual {
                     self.clear_after(container).await;
                 }
             }
@@ -138,8 +138,8 @@ impl Instance {
     async fn ended(&self) {
         loop {
             sleep(ENDED_EVERY).await;
-            if let Ok(containers) = self.containers().await
-                && containers.iter().find_map(running).is_none()
+            if let Ok(found) = self.ctx.backend.find(&self.name).await
+                && found.as_ref().and_then(running).is_none()
             {
                 return;
             }

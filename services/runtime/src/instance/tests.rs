@@ -194,7 +194,7 @@ async fn what_runs_already_is_taken_over() {
 
 #[tokio::test(start_paused = true)]
 async fn lost_answers_and_failures_make_nothing_twice() {
-    for call in [Call::List, Call::Create, Call::Start] {
+    for call in [Call::Find, Call::Create, Call::Start] {
         for fault in [
             Fault::Before(Code::RUNTIME_BACKEND_TIMEOUT),
             Fault::After(Code::RUNTIME_BACKEND_TIMEOUT),
@@ -279,15 +279,15 @@ async fn a_daemon_that_hangs_keeps_no_user_waiting() {
     let world = World::new();
     world.serve(server());
     world.runs().await;
-    world.backend.fault(Call::List, world.count(Call::List) + 1, Fault::Hang);
+    world.backend.fault(Call::Find, world.count(Call::Find) + 1, Fault::Hang);
     world.mailbox.look();
-    let hangs = world.count(Call::List) + 1;
-    world.until("the daemon is asked", || world.count(Call::List) == hangs).await;
+    let hangs = world.count(Call::Find) + 1;
+    world.until("the daemon is asked", || world.count(Call::Find) == hangs).await;
     world.comes("alice");
     world.until("alice is in", || world.engine.users() == ["alice"]).await;
     world.goes("alice");
     world.until("alice is out", || world.engine.users().is_empty()).await;
-    assert_eq!(world.count(Call::List), hangs, "it hangs still");
+    assert_eq!(world.count(Call::Find), hangs, "it hangs still");
     world.backend.release();
 }
 
@@ -296,16 +296,16 @@ async fn what_happens_while_the_daemon_is_asked_is_looked_at_again() {
     let world = World::new();
     world.serve(server());
     world.runs().await;
-    let asked = world.count(Call::List) + 1;
-    world.backend.fault(Call::List, asked, Fault::Hang);
+    let asked = world.count(Call::Find) + 1;
+    world.backend.fault(Call::Find, asked, Fault::Hang);
     world.mailbox.look();
-    world.until("the daemon is asked", || world.count(Call::List) == asked).await;
+    world.until("the daemon is asked", || world.count(Call::Find) == asked).await;
     world.mailbox.look();
     world.comes("alice");
     world.until("the news are read", || world.engine.users() == ["alice"]).await;
     let answered = Instant::now();
     world.backend.release();
-    world.until("it is asked again", || world.count(Call::List) > asked).await;
+    world.until("it is asked again", || world.count(Call::Find) > asked).await;
     assert!(answered.elapsed() < LOOK_EVERY / 2, "only when everything is: after {:?}", answered.elapsed());
 }
 

@@ -79,7 +79,8 @@ async fn demo(backend: &str) -> anyhow::Result<()> {
     say(&format!("{} for the time of the demo", jaeger.url()));
     let config = telemetry::Config {
         otlp: Some(jaeger.endpoint()),
-        filter: "error".to_owned(),
+        // What its WireGuard clients complain about is that they are stopped.
+        filter: "error,gotatun=off".to_owned(),
         ..telemetry::Config::new("demo")
     };
     let telemetry = telemetry::init(&config)?;
@@ -190,6 +191,14 @@ async fn at_work(
 
     step("a suspended user is out");
     vpn(house, &["users", "suspend", "bob", "--reason", "demo"], traceparent)?;
+    let link =
+        bob.iter().find(|link| link.protocol == Protocol::VlessReality).context("a link is missing")?;
+    let client = XrayClient::start(&link.link).await.map_err(|error| anyhow!("{error:?}"))?;
+    let refused = eventually("bob is refused", SOON, async || match client.fetch(&url, PAGE_WITHIN).await {
+        Ok(page) => Err(format!("bob still gets {} bytes", page.bytes)),
+        Err(error) => Ok(error),
+    });
+    say(&format!("bob through {}: {}", Protocol::VlessReality, refused.await));
     Ok(fetched)
 }
 

@@ -20,6 +20,7 @@ mod image;
 mod stray;
 
 use std::{
+    collections::HashMap,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -153,28 +154,27 @@ impl Docker {
 
     /// `None` for one that went away since it was listed, or carries labels that nobody here wrote.
     async fn look_at(&self, summary: ContainerSummary) -> Result<Option<Container>, Error> {
-        let labels = summary.labels.unwrap_or_default();
-        let Some((server, server_id, revision)) = create::identity(&labels) else {
-            tracing::warn!(
-                container = summary.id,
-                "labelled as this node's, but by somebody else: left alone"
-            );
-            return Ok(None);
-        };
-        let Some(found) = self.inspect(summary.id.as_deref().unwrap_or_default()).await? else {
-            return Ok(None);
-        };
-        let Some(state) = found.state else { return Ok(None) };
-        let code = || state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(UNKNOWN_EXIT);
-        let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
-        let state = match (state.status, pid) {
-            (Some(ContainerStateStatusEnum::CREATED), _) => ContainerState::Created,
-            (_, Some(pid)) => ContainerState::Running { pid },
-            (_, None) => ContainerState::Exited { code: code() },
-        };
-        let traceparent = labels.get(create::TRACEPARENT).cloned();
-        Ok(Some(Container { server, server_id, revision, traceparent, state }))
+        let found = self.inspect(summary.id.as_deref().unwrap_or_default()).await?;
+        Ok(found.and_then(|found| container(&summary.labels.unwrap_or_default(), &found)))
     }
+}
+
+/// None for a stranger's.
+fn container(labels: &HashMap<String, String>, found: &ContainerInspectResponse) -> Option<Container> {
+    let Some((server, server_id, revision)) = create::identity(labels) else {
+        tracing::warn!(container = found.id, "it has an instance's label or name, but is none: left alone");
+        return None;
+    };
+    let state = found.state.as_ref()?;
+    let code = || state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(UNKNOWN_EXIT);
+    let pid = state.pid.and_then(|pid| u32::try_from(pid).ok()).filter(|pid| *pid > 0);
+    let state = match (state.status, pid) {
+        (Some(ContainerStateStatusEnum::CREATED), _) => ContainerState::Created,
+        (_, Some(pid)) => ContainerState::Running { pid },
+        (_, None) => ContainerState::Exited { code: code() },
+    };
+    let traceparent = labels.get(create::TRACEPARENT).cloned();
+    Some(Container { server, server_id, revision, traceparent, state })
 }
 
 #[async_trait]
@@ -209,6 +209,12 @@ impl ContainerRuntime for Docker {
         }
         found.sort_by(|a, b| a.server.cmp(&b.server));
         Ok(found)
+    }
+
+    async fn find(&self, server: &ServerName) -> Result<Option<Container>, Error> {
+        let Some(found) = self.inspect(&self.container_name(server)).await? else { return Ok(None) };
+        let labels = found.config.as_ref().and_then(|config| config.labels.clone()).unwrap_or_default();
+        Ok(container(&labels, &found))
     }
 
     async fn ensure_image(&self, image: &ImageRef) -> Result<(), Error> {

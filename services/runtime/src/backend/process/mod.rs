@@ -174,6 +174,11 @@ impl Inner {
     }
 }
 
+fn container((made, state): (Made, ContainerState)) -> Container {
+    let Made { server, server_id, revision, traceparent, .. } = made;
+    Container { server, server_id, revision, traceparent, state }
+}
+
 #[async_trait]
 impl ContainerRuntime for Process {
     fn name(&self) -> &'static str {
@@ -194,12 +199,14 @@ impl ContainerRuntime for Process {
     async fn list(&self) -> Result<Vec<Container>, Error> {
         let mut found = Vec::new();
         for directory in directory::all(&self.inner.instances, &self.inner.settings.node).await? {
-            let Some((made, state)) = self.inner.look_at(&directory).await? else { continue };
-            let Made { server, server_id, revision, traceparent, .. } = made;
-            found.push(Container { server, server_id, revision, traceparent, state });
+            found.extend(self.inner.look_at(&directory).await?.map(container));
         }
         found.sort_by(|a, b| a.server.cmp(&b.server));
         Ok(found)
+    }
+
+    async fn find(&self, server: &ServerName) -> Result<Option<Container>, Error> {
+        Ok(self.inner.look_at(&self.inner.directory(server)).await?.map(container))
     }
 
     /// Programs are installed, not fetched: `create` says which one is missing.
