@@ -2,7 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, connection::State, jetstream};
+use async_nats::{
+    Client, ConnectErrorKind, ConnectOptions, Event, RequestErrorKind, connection::State, jetstream,
+};
 use contract::{Code, Error, Timestamp};
 use tokio::sync::{broadcast, watch};
 
@@ -40,8 +42,8 @@ impl Bus {
     /// Connects. Fails at once where nothing answers; what answers must be new enough and have JetStream.
     pub async fn connect(config: &Config) -> Result<Self, Error> {
         let (connected, connects) = watch::channel(0);
-        let (refusals, _) = broadcast::channel(REFUSALS_KEPT);
-        let refused = refusals.clone();
+        let (refusals, mut refused) = broadcast::channel(REFUSALS_KEPT);
+        let telling = refusals.clone();
         let options = options(config)?
             .name(&config.name)
             .connection_timeout(CONNECT_WITHIN)
@@ -57,7 +59,7 @@ impl Bus {
                     Event::Disconnected => tracing::warn!("the bus is gone; trying to reconnect"),
                     Event::ServerError(error) => {
                         tracing::warn!(%error, "the bus refuses");
-                        let _ = refused.send(error.to_string());
+                        let _ = telling.send(error.to_string());
                     }
                     Event::SlowConsumer(_) => {
                         tracing::error!("the bus delivered faster than this service read")
@@ -82,7 +84,7 @@ impl Bus {
         })?;
         check_version(&client)?;
         let jetstream = jetstream::ContextBuilder::new().timeout(JETSTREAM_WITHIN).build(client.clone());
-        check_jetstream(&client).await?;
+        check_jetstream(&client, &mut refused).await?;
         let inner = Inner { name: config.name.clone(), connects, refusals };
         Ok(Self { client, jetstream, inner: Arc::new(inner) })
     }
@@ -176,18 +178,47 @@ fn check_version(client: &Client) -> Result<(), Error> {
     }
 }
 
-/// A server without JetStream has nobody on this subject; one with it answers at once.
-async fn check_jetstream(client: &Client) -> Result<(), Error> {
-    let info = client.request("$JS.API.INFO", bytes::Bytes::new());
-    match tokio::time::timeout(CONNECT_WITHIN, info).await {
-        Ok(Ok(reply)) if !String::from_utf8_lossy(&reply.payload).contains("\"error\"") => Ok(()),
-        Ok(Ok(reply)) => Err(Error::new(
-            Code::BUS_NO_JETSTREAM,
-            format!("JetStream is not usable here: {}", String::from_utf8_lossy(&reply.payload)),
-        )),
-        Ok(Err(error)) => {
-            Err(Error::new(Code::BUS_NO_JETSTREAM, format!("JetStream does not answer: {error}")))
+/// What nats-server (2.15) answers where JetStream is configured away: `not enabled for account`, `not enabled`.
+const NOT_ENABLED: [u64; 2] = [10039, 10076];
+
+/// A server without JetStream has nobody on this subject; one with it answers at once. One that starts, or a cluster
+/// without a leader, says nothing or that it cannot now: that passes.
+async fn check_jetstream(client: &Client, refusals: &mut broadcast::Receiver<String>) -> Result<(), Error> {
+    const INFO: &str = "$JS.API.INFO";
+    let away = |why: &dyn std::fmt::Display| {
+        Error::new(Code::BUS_TIMEOUT, format!("JetStream is away for now: {why}"))
+            .with_hint("Try again; if it stays, see the log of nats-server.")
+    };
+    let asked = tokio::time::timeout(CONNECT_WITHIN, client.request(INFO, bytes::Bytes::new()));
+    tokio::pin!(asked);
+    let reply = loop {
+        tokio::select! {
+            reply = &mut asked => break reply,
+            Ok(refusal) = refusals.recv() => if refusal.contains(&format!("\"{INFO}\"")) {
+                return Err(Error::new(Code::BUS_NOT_ALLOWED, refusal));
+            },
         }
-        Err(_) => Err(Error::new(Code::BUS_NO_JETSTREAM, "JetStream does not answer within 3 s")),
+    };
+    let refusal = match reply {
+        Ok(Ok(reply)) => match serde_json::from_slice(&reply.payload) {
+            Ok(Info { error: None }) => return Ok(()),
+            Ok(Info { error: Some(refusal) }) => refusal,
+            Err(error) => return Err(away(&error)),
+        },
+        Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
+            return Err(Error::new(Code::BUS_NO_JETSTREAM, "nobody answers for JetStream"));
+        }
+        Ok(Err(error)) => return Err(away(&error)),
+        Err(_) => return Err(away(&"no answer within 3 s")),
+    };
+    if NOT_ENABLED.contains(&refusal.error_code().0) {
+        return Err(Error::new(Code::BUS_NO_JETSTREAM, format!("JetStream is not usable here: {refusal}")));
     }
+    Err(away(&refusal))
+}
+
+/// The one field that matters of what nats-server says about JetStream.
+#[derive(serde::Deserialize)]
+struct Info {
+    error: Option<jetstream::Error>,
 }

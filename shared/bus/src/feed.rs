@@ -1,13 +1,20 @@
 //! State as it changed: every revision, at least once and in order per bucket, across restarts. For who does
 //! something about each change.
 //!
-//! A feed has one reader at a time: a service that follows one runs once.
+//! A feed has one reader at a time: a service that follows one runs once. Where the bucket begins again, as a restored
+//! backup does, all that is there comes anew.
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    AckKind, Message,
-    consumer::{AckPolicy, DeliverPolicy, pull},
+use async_nats::{
+    datetime::DateTime,
+    jetstream::{
+        AckKind, Message,
+        consumer::{
+            AckPolicy, DeliverPolicy,
+            pull::{self, MessagesError},
+        },
+    },
 };
 use contract::{Code, Error, State};
 use futures::{FutureExt, StreamExt};
@@ -20,7 +27,7 @@ use tracing::{Instrument, info_span};
 use crate::{
     Bucket, Change, Origin, Shutdown,
     bucket::{BATCH_COMMIT, BATCH_ID},
-    error::is_transient,
+    error::{is_transient, jetstream_failed},
     jetstream,
     origin::caused_by,
     stream,
@@ -45,12 +52,14 @@ pub struct Feed<S> {
     connects: watch::Receiver<u64>,
     /// Up to here everything has been handled by this process.
     done: u64,
+    /// When the stream came to be that this is about.
+    created: Option<DateTime>,
 }
 
 impl<S: State> Bucket<S> {
     /// The feed of the service `name`: it goes on where that service left off.
     pub fn feed(&self, name: &'static str) -> Feed<S> {
-        Feed { bucket: self.clone(), name, connects: self.bus.inner.connects.clone(), done: 0 }
+        Feed { bucket: self.clone(), name, connects: self.bus.inner.connects.clone(), done: 0, created: None }
     }
 }
 
@@ -64,16 +73,21 @@ impl<S: State> Feed<S> {
     {
         let mut pause = RETRY_AFTER[0];
         while !shutdown.has_begun() {
+            let before = self.done;
             let ended = tokio::select! {
                 ended = self.read(&shutdown, &handle) => ended,
                 () = shutdown.begun() => return,
             };
-            match ended {
-                Ok(()) => pause = RETRY_AFTER[0],
-                Err(error) => {
-                    tracing::debug!(%error, feed = self.name, bucket = S::BUCKET.name, "cannot follow yet");
-                    sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_AFTER[1]);
+            if ended.is_ok() || self.done != before {
+                pause = RETRY_AFTER[0];
+            }
+            if let Err(error) = ended {
+                tracing::debug!(%error, feed = self.name, bucket = S::BUCKET.name, "cannot follow yet");
+                tokio::select! {
+                    () = sleep(pause) => pause = (pause * 2).min(RETRY_AFTER[1]),
+                    // A new connection is worth a try at once.
+                    _ = self.connects.changed() => {}
+                    () = shutdown.begun() => return,
                 }
             }
         }
@@ -95,6 +109,11 @@ impl<S: State> Feed<S> {
             filter_subject: S::BUCKET.subject(">"),
             ..pull::Config::default()
         };
+        let (info, anew) = jetstream::look(&self.bucket.stream, self.created, self.done).await?;
+        self.created = Some(info.created);
+        if anew {
+            self.done = 0;
+        }
         let consumer = jetstream::consumer(&self.bucket.stream, config).await?;
         // What an earlier reader had taken and not finished comes again, first and in order.
         self.bucket
@@ -108,7 +127,15 @@ impl<S: State> Feed<S> {
                 message = messages.next() => message,
                 _ = self.connects.changed() => return Ok(()),
             };
-            let Some(Ok(first)) = first else { return Ok(()) };
+            let broke = |error: Option<MessagesError>| match error {
+                Some(error) => jetstream_failed(&format!("feed {}", self.name), &error),
+                None => Error::new(Code::BUS_STORE_FAILED, format!("feed {} ended", self.name)),
+            };
+            let first = match first {
+                Some(Ok(first)) => first,
+                Some(Err(error)) => return Err(broke(Some(error))),
+                None => return Err(broke(None)),
+            };
             let (mut taken, mut broken) = (vec![first], false);
             while taken.len() < AT_ONCE {
                 // Those that are there already come in several reads. One that is not stored yet is not waited for:

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::{
-    consumer::{self, Consumer, pull},
-    context::{CreateStreamErrorKind, GetStreamErrorKind},
-    stream::{Config, DiscardPolicy, StorageType, Stream},
+use async_nats::{
+    datetime::DateTime,
+    jetstream::{
+        consumer::{self, Consumer, pull},
+        context::{CreateStreamErrorKind, GetStreamErrorKind},
+        stream::{Config, DiscardPolicy, Info, StorageType, Stream},
+    },
 };
 use contract::{Code, Error};
 
@@ -116,6 +119,30 @@ fn same(present: &Config, wanted: &Config) -> bool {
         && present.allow_atomic_publish == wanted.allow_atomic_publish
         && present.duplicate_window == wanted.duplicate_window
         && present.num_replicas == wanted.num_replicas
+}
+
+/// Reads what a stream is now, for who has read it up to `seen` since it was `created`. Says so where it began again:
+/// a backup was restored, or it was deleted and made anew. A backup that has grown past `seen` by now cannot be told
+/// from the stream that it was taken of.
+pub(crate) async fn look(
+    stream: &Stream,
+    created: Option<DateTime>,
+    seen: u64,
+) -> Result<(Info, bool), Error> {
+    let name = &stream.cached_info().config.name;
+    let info =
+        stream.get_info().await.map_err(|error| jetstream_failed(&format!("read stream {name}"), &error))?;
+    let last = info.state.last_sequence;
+    let anew = last < seen || created.is_some_and(|created| created != info.created);
+    if anew {
+        tracing::error!(
+            stream = name,
+            seen,
+            last,
+            "a stream began again, as a restored backup does: read anew"
+        );
+    }
+    Ok((info, anew))
 }
 
 /// Makes a consumer on a stream.

@@ -10,6 +10,7 @@
 //! - [`feed`]     state as it changed: every revision once and in order, across restarts
 //! - [`stream`]   typed streams
 //! - [`origin`]   who caused what is being done, and the headers that say so
+//! - [`start`]    starting while the bus is not there yet
 //! - [`shutdown`] tracked tasks and one deadline for all of them
 //! - [`error`]    what can go wrong, as errors of the catalogue
 
@@ -24,6 +25,7 @@ pub mod origin;
 pub mod overhear;
 pub mod service;
 pub mod shutdown;
+mod start;
 pub mod stream;
 pub mod watch;
 
@@ -34,4 +36,5 @@ pub use feed::Feed;
 pub use origin::Origin;
 pub use service::Service;
 pub use shutdown::Shutdown;
+pub use start::start;
 pub use watch::{Change, View, Watch};

@@ -29,6 +29,7 @@ use crate::{
     Bus, Origin, Shutdown,
     call::{CALL_WITHIN, record_error},
     origin::{self, TIMEOUT},
+    shutdown::panic_text,
 };
 
 /// The header with the text of an error (NATS ADR-32).
@@ -312,9 +313,4 @@ fn decode<R: DeserializeOwned>(body: &[u8]) -> Result<R, Error> {
     })?;
     reader.end().map_err(|error| Error::new(Code::REQUEST_NOT_JSON, error.to_string()))?;
     Ok(request)
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -1,20 +1,47 @@
-//! Tracked tasks and one deadline for all of them.
+//! Tracked tasks, and one deadline for all of them. A task that panics ends all: a service that lost one of its parts
+//! looks alive and is not, and its supervisor starts it anew.
 
-use std::time::Duration;
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use futures::FutureExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Asks tasks to end, and waits for them. Clones belong together.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Shutdown {
     token: CancellationToken,
+    /// Of the whole that this is a part of; its own where it is the whole.
+    whole: CancellationToken,
     tasks: TaskTracker,
+    failed: Arc<AtomicBool>,
+}
+
+impl Default for Shutdown {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Shutdown {
     /// One that nobody has asked for yet.
     pub fn new() -> Self {
-        Self::default()
+        let token = CancellationToken::new();
+        Self { whole: token.clone(), token, tasks: TaskTracker::new(), failed: Arc::default() }
+    }
+
+    /// A part that can be asked to end alone, and ends with the whole. Its tasks are the whole's: only the whole waits
+    /// for them.
+    #[must_use]
+    pub fn part(&self) -> Self {
+        Self { token: self.token.child_token(), ..self.clone() }
     }
 
     /// Asks every task to end.
@@ -32,11 +59,28 @@ impl Shutdown {
         self.token.cancelled().await;
     }
 
-    /// Runs `task` tracked; `name` is in the log when it ends.
+    /// Whether a task panicked: who runs the process ends it as failed.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::SeqCst)
+    }
+
+    /// Runs `task` tracked; `name` is in the log when it ends. Where it panics, everything is asked to end.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let (failed, whole) = (self.failed.clone(), self.whole.clone());
         self.tasks.spawn(async move {
-            task.await;
-            tracing::debug!(task = name, "task ended");
+            match AssertUnwindSafe(task).catch_unwind().await {
+                Ok(()) => tracing::debug!(task = name, "task ended"),
+                Err(panic) => {
+                    let panic = panic_text(panic.as_ref());
+                    tracing::error!(
+                        task = name,
+                        panic,
+                        "a task panicked; everything ends, to be started anew"
+                    );
+                    failed.store(true, Ordering::SeqCst);
+                    whole.cancel();
+                }
+            }
         });
     }
 
@@ -63,4 +107,10 @@ impl Shutdown {
         }
         ended
     }
+}
+
+/// What a panic said.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -1,15 +1,19 @@
 //! State as it is and changes: the last revision of every key, then everything that follows. For who compares
-//! desired with actual and needs no history.
+//! desired with actual and needs no history. Where the bucket begins again, as a restored backup does, all that is
+//! there comes anew, and then the deletion of what is not there any more.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     time::Duration,
 };
 
-use async_nats::jetstream::{
-    Message,
-    consumer::{AckPolicy, DeliverPolicy, pull},
+use async_nats::{
+    datetime::DateTime,
+    jetstream::{
+        Message,
+        consumer::{AckPolicy, DeliverPolicy, pull},
+    },
 };
 use contract::{Code, Error, State};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
@@ -24,6 +28,9 @@ pub const AT_ONCE: usize = 1_000;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// A consumer that nobody reads is removed by the server after this time.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+
+/// The event of a change that nobody made: the bucket began again without this key.
+const VANISHED: &str = "bus.vanished";
 
 /// A change of one key.
 #[derive(Debug, Clone)]
@@ -55,6 +62,16 @@ impl<S: State> Change<S> {
             trace: origin::trace_of(headers),
         })
     }
+
+    fn vanished(key: &str, revision: u64) -> Self {
+        Self {
+            key: key.to_owned(),
+            entry: Entry { value: None, revision },
+            event: VANISHED.to_owned(),
+            origin: Origin::of(None),
+            trace: origin::trace_of(None),
+        }
+    }
 }
 
 /// Reads a bucket from its last revisions on, across reconnects and restarts of the server.
@@ -69,6 +86,12 @@ pub struct Watch<S> {
     seen: u64,
     /// The bucket's last revision when the watch began: from there on it is up to date.
     target: u64,
+    /// When the bucket came to be that this is about.
+    created: Option<DateTime>,
+    /// The keys that stand by what was handed out: 40 bytes each.
+    keys: BTreeSet<Box<str>>,
+    /// Those of them that have not come again since the bucket began again.
+    missed: BTreeSet<Box<str>>,
 }
 
 impl<S: State> Bucket<S> {
@@ -88,6 +111,9 @@ impl<S: State> Bucket<S> {
             subscribing: None,
             seen: 0,
             target: 0,
+            created: None,
+            keys: BTreeSet::new(),
+            missed: BTreeSet::new(),
         };
         watch.subscribe().await?;
         Ok(watch)
@@ -119,22 +145,43 @@ impl<S: State> Watch<S> {
 
     /// Takes up where it was when it was dropped before its end.
     async fn subscribe(&mut self) -> Result<(), Error> {
-        let Self { bucket, filter, connects, subscribing, seen, target, .. } = self;
+        let Self { bucket, filter, connects, subscribing, seen, target, created, .. } = self;
         let subscribed = subscribing.get_or_insert_with(|| {
             connects.mark_unchanged();
             let (bus, begun) =
-                (bucket.bus.clone(), subscribe(bucket.clone(), filter.clone(), *seen, *target));
+                (bucket.bus.clone(), subscribe(bucket.clone(), filter.clone(), *seen, *target, *created));
             let broke = || Err(Error::new(Code::BUS_UNREACHABLE, "the connection broke"));
             async move { bus.while_connected(begun).await.unwrap_or_else(broke) }.boxed()
         });
         let subscribed = subscribed.await;
         self.subscribing = None;
-        let Subscribed { messages, seen, target } = subscribed?;
-        (self.messages, self.seen, self.target) = (Some(messages), seen, target);
+        let Subscribed { messages, seen, target, created, anew } = subscribed?;
+        (self.messages, self.seen, self.target, self.created) = (Some(messages), seen, target, Some(created));
+        if anew {
+            self.missed.append(&mut self.keys);
+        }
         Ok(())
     }
 
+    /// What has come, and what has not come again.
     async fn read(&mut self) -> Vec<Change<S>> {
+        let mut changes =
+            if self.missed.is_empty() || !self.is_current() { self.receive().await } else { Vec::new() };
+        for change in &changes {
+            self.missed.remove(change.key.as_str());
+            match change.entry.value {
+                Some(_) => drop(self.keys.insert(change.key.as_str().into())),
+                None => drop(self.keys.remove(change.key.as_str())),
+            }
+        }
+        if self.is_current() {
+            let missed = std::mem::take(&mut self.missed);
+            changes.extend(missed.iter().map(|key| Change::vanished(key, self.seen)));
+        }
+        changes
+    }
+
+    async fn receive(&mut self) -> Vec<Change<S>> {
         let Some(messages) = &mut self.messages else {
             if let Err(error) = self.subscribe().await {
                 tracing::debug!(%error, bucket = S::BUCKET.name, "cannot watch yet");
@@ -185,15 +232,23 @@ struct Subscribed {
     messages: pull::Stream,
     seen: u64,
     target: u64,
+    created: DateTime,
+    anew: bool,
 }
 
-/// Asks for what comes after `seen`; where nothing was seen yet, finds out up to where it is `target`ed.
+/// Asks for what comes after `seen`; where nothing was seen yet or the bucket began again, for what there is, and finds
+/// out up to where that is.
 async fn subscribe<S: State>(
     bucket: Bucket<S>,
     filter: String,
     mut seen: u64,
     mut target: u64,
+    created: Option<DateTime>,
 ) -> Result<Subscribed, Error> {
+    let (info, anew) = jetstream::look(&bucket.stream, created, seen).await?;
+    if anew {
+        (seen, target) = (0, 0);
+    }
     let deliver_policy = match seen {
         0 => DeliverPolicy::LastPerSubject,
         seen => DeliverPolicy::ByStartSequence { start_sequence: seen + 1 },
@@ -216,12 +271,9 @@ async fn subscribe<S: State>(
         let whole = filter == S::BUCKET.subject(">");
         match consumer.cached_info().num_pending {
             // A bucket that was purged is empty, and yet its revisions go on from where they were.
-            0 if whole => seen = seen.max(bucket.stream.cached_info().state.last_sequence),
+            0 if whole => seen = seen.max(info.state.last_sequence),
             0 => {}
-            _ if whole => {
-                let info = bucket.stream.get_info().await.map_err(|error| failed(&error))?;
-                target = info.state.last_sequence;
-            }
+            _ if whole => target = info.state.last_sequence,
             _ => {
                 let last = bucket.stream.direct_get_last_for_subject(filter.clone()).await;
                 target = last.map_err(|error| failed(&error))?.sequence;
@@ -229,7 +281,7 @@ async fn subscribe<S: State>(
         }
     }
     let messages = jetstream::messages(&consumer, AT_ONCE).await?;
-    Ok(Subscribed { messages, seen, target })
+    Ok(Subscribed { messages, seen, target, created: info.created, anew })
 }
 
 /// A bucket's content in memory, kept up to date in the background. Clones share it.

@@ -4,6 +4,8 @@
 //! - [`requests`] every request is answered: bugs, deadlines, bad input, too many at once, a service that stops
 //! - [`writes`]   guarded writes and batches, also while the server is killed
 //! - [`follow`]   feeds and watches across restarts of everything; dead letters
+//! - [`again`]    buckets that begin again: a restored backup, a stream made anew
+//! - [`tasks`]    tasks that panic, and starts that wait for the bus
 //! - [`servers`]  servers that will not do, and streams that somebody configured otherwise
 #![allow(
     clippy::expect_used,
@@ -13,8 +15,10 @@
     reason = "a test"
 )]
 
+mod again;
 mod follow;
 mod requests;
 mod servers;
+mod tasks;
 mod world;
 mod writes;

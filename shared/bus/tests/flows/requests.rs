@@ -23,6 +23,7 @@ async fn a_bug_is_answered_and_the_service_lives_on() {
     assert_eq!((number.as_str(), error.code), ("500", Code::SERVICE_PANICKED));
     assert!(!error.message.contains("on purpose"), "what a bug says is for the log: {}", error.message);
     assert_eq!(world.bus.call(Echo { text: "a".into(), times: None }).await.unwrap(), "a");
+    assert!(!world.shutdown.has_failed(), "it costs its own reply only");
 }
 
 #[tokio::test(flavor = "multi_thread")]
