@@ -20,7 +20,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// After a failure.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// When whose time is over.
+/// When who is to be ended.
 #[derive(Default)]
 struct Agenda {
     due: BTreeSet<(Timestamp, UserName)>,
@@ -37,6 +37,22 @@ impl Agenda {
             self.by_name.insert(change.key, at);
             self.due.insert((at, user.name));
         }
+    }
+
+    /// Takes the first whose time is over.
+    fn pop(&mut self, now: Timestamp) -> Option<UserName> {
+        if self.due.first().is_none_or(|(at, _)| *at > now) {
+            return None;
+        }
+        let (_, name) = self.due.pop_first()?;
+        self.by_name.remove(name.as_str());
+        Some(name)
+    }
+
+    /// Puts one back that could not be ended: the others are not to wait for it.
+    fn put_off(&mut self, name: UserName, until: Timestamp) {
+        self.by_name.insert(name.to_string(), until);
+        self.due.insert((until, name));
     }
 
     /// How long nothing is due.
@@ -67,16 +83,11 @@ pub async fn watch(store: Store) {
             changes = changes.next() => changes.into_iter().for_each(|change| agenda.apply(change)),
             () = sleep(agenda.pause(Timestamp::now())) => {}
         }
-        let now = Timestamp::now();
-        while let Some((at, name)) = agenda.due.first().filter(|(at, _)| *at <= now).cloned() {
-            agenda.due.pop_first();
-            agenda.by_name.remove(name.as_str());
-            if let Err(error) = Origin::service("users").scope(expire(&store, &name)).await {
-                tracing::warn!(%error, user = %name, "an account could not be ended yet");
-                agenda.by_name.insert(name.to_string(), at);
-                agenda.due.insert((at, name));
-                sleep(RETRY_AFTER).await;
-            }
+        // One a turn: what changes meanwhile counts.
+        let Some(name) = agenda.pop(Timestamp::now()) else { continue };
+        if let Err(error) = Origin::service("users").scope(expire(&store, &name)).await {
+            tracing::warn!(%error, user = %name, "an account could not be ended yet");
+            agenda.put_off(name, Timestamp::now() + RETRY_AFTER);
         }
     }
 }

@@ -120,7 +120,12 @@ impl Store {
 
     /// All users by name, as new as what this process has written.
     pub async fn all(&self) -> RwLockReadGuard<'_, BTreeMap<String, User>> {
-        self.view.caught_up(self.written.load(Ordering::Relaxed)).await;
+        let written = self.written.load(Ordering::Relaxed);
+        self.view.caught_up(written).await;
+        if self.view.revision() < written {
+            // The bucket began again: its revisions count anew.
+            let _ = self.written.compare_exchange(written, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
         self.view.read()
     }
 }

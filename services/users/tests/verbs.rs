@@ -132,6 +132,24 @@ async fn time_runs_out_and_can_be_given_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_cannot_be_ended_keeps_no_other_from_its_end() {
+    let house = House::open().await;
+    let soon = |millis| Some(Timestamp::now() + Duration::from_millis(millis));
+    house.bus.call(Create { expires_at: soon(1_000), ..named("broken") }).await.unwrap();
+    // What nobody can read, nobody can change.
+    let client = async_nats::connect(house.server.url()).await.unwrap();
+    client.request("$KV.vpn_users.broken", "not json".into()).await.unwrap();
+    // Its time is over, and it is the first in turn.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let guest = house.bus.call(Create { expires_at: soon(300), ..named("guest") }).await.unwrap();
+    testkit::wait::eventually("the other account ends", Duration::from_secs(10), async || {
+        let user = house.bus.call(Get { name: guest.name.clone() }).await.unwrap();
+        matches!(user.state, UserState::Expired { .. })
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_acknowledged_is_lost_when_the_bus_is_killed() {
     let mut house = House::open().await;
     let bus = house.bus.clone();

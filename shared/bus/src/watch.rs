@@ -18,7 +18,10 @@ use async_nats::{
 use contract::{Code, Error, State};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use telemetry::context::Context;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use crate::{Bucket, Entry, Origin, Shutdown, bucket::decode, error::jetstream_failed, jetstream, origin};
 
@@ -26,6 +29,8 @@ use crate::{Bucket, Entry, Origin, Shutdown, bucket::decode, error::jetstream_fa
 pub const AT_ONCE: usize = 1_000;
 /// Between two attempts to watch again.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// A view that is not there yet asks whether it will be: much longer than a change is on its way.
+const ASK_AFTER: Duration = Duration::from_millis(250);
 /// A consumer that nobody reads is removed by the server after this time.
 const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
@@ -286,13 +291,14 @@ async fn subscribe<S: State>(
 
 /// A bucket's content in memory, kept up to date in the background. Clones share it.
 pub struct View<S> {
+    bucket: Bucket<S>,
     entries: Arc<RwLock<BTreeMap<String, S>>>,
     seen: watch::Receiver<u64>,
 }
 
 impl<S> Clone for View<S> {
     fn clone(&self) -> Self {
-        Self { entries: self.entries.clone(), seen: self.seen.clone() }
+        Self { bucket: self.bucket.clone(), entries: self.entries.clone(), seen: self.seen.clone() }
     }
 }
 
@@ -313,7 +319,7 @@ impl<S: State> View<S> {
                 seen.send_replace(watch.revision());
             }
         });
-        Ok(Self { entries, seen: receiver })
+        Ok(Self { bucket: bucket.clone(), entries, seen: receiver })
     }
 
     /// What is there, by key.
@@ -332,9 +338,15 @@ impl<S: State> View<S> {
         *self.seen.borrow()
     }
 
-    /// Waits until the view holds this revision, so that a reader sees what it wrote.
+    /// Waits until the view holds this revision, so that a reader sees what it wrote; or until it is clear that it
+    /// never will, because the bucket began again and has not come so far.
     pub async fn caught_up(&self, revision: u64) {
-        let _ = self.seen.clone().wait_for(|seen| *seen >= revision).await;
+        let mut seen = self.seen.clone();
+        while timeout(ASK_AFTER, seen.wait_for(|seen| *seen >= revision)).await.is_err() {
+            if self.bucket.revision().await.is_ok_and(|last| last < revision) {
+                return;
+            }
+        }
     }
 }
 

@@ -101,6 +101,9 @@ async fn who_follows_notices_that_an_older_backup_was_restored() {
     assert_eq!(anew, lines(&[("a", true), ("b", false), ("c", false), ("d", false), ("e", false)]));
     assert_eq!(told(&mut followers.only_b, "b").await, lines(&[("b", false)]));
 
+    let never = tokio::time::timeout(SOON, followers.view.caught_up(5)).await;
+    never.expect("nobody waits for what is gone");
+
     insert(&bucket, &["f"]).await;
     followers.have_seen(&["a", "f"], "what follows is seen").await;
     assert_eq!(told(&mut followers.watch, "f").await, lines(&[("f", true)]));
