@@ -1,5 +1,6 @@
 use std::{path::Path, process::Command};
 
+use contract::{Code, runtime::ProbeDest};
 use serde_json::{Value, json};
 use testkit::{ports, wait::eventually};
 
@@ -103,6 +104,54 @@ async fn a_killed_vpnd_is_taken_over() {
     assert_eq!(since(&second), since(&first), "the server was adopted, not started anew");
     assert!(vpn.ok("down").starts_with("stopped   ss-"));
     assert_eq!(vpn.refused("status", 69), "bus.unreachable", "the bus that was left is stopped too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_at_a_stop_is_answered() {
+    let vpn = &house();
+    let _downed = Downed(vpn);
+    let port = ports::free();
+    let up =
+        format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1");
+    let node = vpn.json(&up)["node"]["node"].as_str().unwrap().parse().unwrap();
+    let record = std::fs::read_to_string(vpn.home().join(".local/share/vpn/up.json")).unwrap();
+    let record: Value = serde_json::from_str(&record).unwrap();
+    let pid = record["process"]["pid"].to_string();
+
+    // A site that says nothing takes the agent 2.5 s.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let dest = silent.local_addr().unwrap().to_string().parse().unwrap();
+    let bus = bus::Bus::connect(&bus::Config::new(vpn.url(), "test")).await.unwrap();
+    let request = ProbeDest { node, dest, server_name: "example.com".to_owned() };
+    let asked = tokio::spawn(async move { bus.call_within(request, SOON).await });
+    let taken_on = tokio::time::timeout(SOON, silent.accept()).await.expect("it is being worked on").unwrap();
+    assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+    let error = asked.await.unwrap().unwrap_err();
+    assert_eq!(
+        error.code,
+        Code::FLEET_DEST_NOT_TLS13,
+        "its own answer, not that of a bus that is gone: {error}"
+    );
+    drop(taken_on);
+    let gone = async || vpn.refused("status --timeout 1s", 69) == "bus.unreachable";
+    eventually("all of it has stopped then", SOON, gone).await;
+}
+
+#[test]
+fn the_log_of_the_bus_does_not_grow_for_ever() {
+    let vpn = &house();
+    let bus = vpn.home().join(".local/share/vpn/bus");
+    std::fs::create_dir_all(&bus).unwrap();
+    let log = bus.join("nats-server.log");
+    std::fs::write(&log, vec![b'x'; 9 << 20]).unwrap();
+    let _downed = Downed(vpn);
+    let port = ports::free();
+    vpn.ok(&format!(
+        "up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1"
+    ));
+    let now = std::fs::metadata(&log).unwrap().len();
+    assert!(now < 1 << 20, "{now} bytes");
+    assert!(std::fs::read_to_string(&log).unwrap().contains("JetStream"), "it is what nats-server says");
 }
 
 #[test]

@@ -79,6 +79,11 @@ impl Vpn {
         self
     }
 
+    /// The bus that it is for.
+    pub(crate) fn url(&self) -> &str {
+        &self.env[0].1
+    }
+
     pub(crate) fn home(&self) -> &Path {
         self.home.path()
     }

@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    io::{self, Read, Seek, SeekFrom},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     process::Stdio,
@@ -22,18 +23,27 @@ use nix::{
 };
 use tokio::{
     net::TcpStream,
-    process::Command,
-    time::{Instant, sleep},
+    process::{Child, Command},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::config::All;
 
 /// It answers within 50 ms; a machine under load or a large store take longer.
 const START_WITHIN: Duration = Duration::from_secs(10);
-/// Between two looks at it.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// Between two looks at it while somebody waits for it to come up or to end.
+const WAIT_EVERY: Duration = Duration::from_millis(20);
+/// Between two looks at one that runs: at its disk, and at whether it lives where it is not our child.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// After it died: at once would spin if it cannot start.
 const RESTART_AFTER: Duration = Duration::from_millis(100);
+
+/// Its log begins a new file after so many bytes, and so many files are kept: months of what it says by itself, and an
+/// hour of something that goes wrong all the time.
+const LOG_BYTES: u64 = 8 * 1024 * 1024;
+const LOG_FILES: u8 = 3;
+/// As much of what it said is read to tell why it ended.
+const LOOK_BYTES: i64 = 4 * 1024;
 
 /// A disk with less than this, in bytes, is full: a write may have failed.
 const FULL: u64 = 64 * 1024;
@@ -63,17 +73,17 @@ impl Embedded {
             tracing::info!(pid = running, "the nats-server of an earlier vpnd goes on");
             *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(running);
             place.answers(running).await?;
-            shutdown.spawn_until("embedded bus", place.keep(pid.clone()));
+            shutdown.spawn_until("embedded bus", place.keep(None, pid.clone()));
         } else {
             if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
                 bail!(
                     "port {port} belongs to another program; give another with --nats nats://127.0.0.1:PORT"
                 );
             }
-            let started = place.spawn()?;
+            let (child, started) = place.spawn()?;
             *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(started);
             place.answers(started).await?;
-            shutdown.spawn_until("embedded bus", place.keep(pid.clone()));
+            shutdown.spawn_until("embedded bus", place.keep(Some(child), pid.clone()));
         }
         Ok(Self { port, pid })
     }
@@ -90,7 +100,7 @@ impl Embedded {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             let deadline = Instant::now() + START_WITHIN;
             while alive(pid) && Instant::now() < deadline {
-                sleep(LOOK_EVERY).await;
+                sleep(WAIT_EVERY).await;
             }
         }
     }
@@ -106,10 +116,12 @@ impl Place {
     fn configure(&self) -> anyhow::Result<()> {
         let text = format!(
             "listen: \"127.0.0.1:{}\"\nserver_name: \"vpn-embedded\"\npid_file: {:?}\n\
-             jetstream {{ store_dir: {:?}, sync_interval: always }}\n",
+             jetstream {{ store_dir: {:?}, sync_interval: always }}\n\
+             log_file: {:?}\nlogfile_size_limit: {LOG_BYTES}\nlogfile_max_num: {LOG_FILES}\n",
             self.port,
             self.folder.join("pid"),
             self.folder.join("jetstream"),
+            self.log(),
         );
         let path = self.folder.join("nats-server.conf");
         fs::write(&path, text).with_context(|| format!("write {}", path.display()))
@@ -124,19 +136,20 @@ impl Place {
         (ours && alive(pid)).then_some(pid)
     }
 
-    fn spawn(&self) -> anyhow::Result<i32> {
-        let log = fs::OpenOptions::new()
+    fn spawn(&self) -> anyhow::Result<(Child, i32)> {
+        let complaints = fs::OpenOptions::new()
             .create(true)
-            .append(true)
+            .write(true)
+            .truncate(true)
             .mode(0o600)
-            .open(self.log())
-            .context("open the log of nats-server")?;
+            .open(self.complaints())
+            .context("open what nats-server complains into")?;
         let child = Command::new(&self.program)
             .arg("--config")
             .arg(self.folder.join("nats-server.conf"))
             .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(complaints.try_clone()?)
+            .stderr(complaints)
             // A signal to our terminal is for us: the bus ends after the services.
             .process_group(0)
             .spawn()
@@ -144,32 +157,44 @@ impl Place {
                 format!("start {}; install nats-server or name it with --nats-server", self.program.display())
             })?;
         let pid = child.id().context("nats-server ended at once")?;
-        // Dropped, tokio goes on to reap it.
-        drop(child);
-        Ok(i32::try_from(pid)?)
+        Ok((child, i32::try_from(pid)?))
     }
 
     async fn answers(&self, pid: i32) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_WITHIN;
         while TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
             if !alive(pid) || Instant::now() > deadline {
-                let log = fs::read_to_string(self.log()).unwrap_or_default();
-                let last = log.lines().last().unwrap_or_default();
-                bail!("nats-server does not come up: {last} (log: {})", self.log().display());
+                bail!("nats-server does not come up: {} (log: {})", self.last_words(), self.log().display());
             }
-            sleep(LOOK_EVERY).await;
+            sleep(WAIT_EVERY).await;
         }
         Ok(())
     }
 
+    /// Why it ended, as far as it said so: what it could not write to its log, else the end of that.
+    fn last_words(&self) -> String {
+        let complaints = read(&self.complaints(), SeekFrom::Start(0)).unwrap_or_default();
+        // A panic begins with what it is about; what follows is where.
+        let first = complaints.lines().find(|line| !line.trim().is_empty());
+        let log = read(&self.log(), SeekFrom::End(-LOOK_BYTES)).unwrap_or_default();
+        first.or_else(|| log.lines().last()).unwrap_or("it said nothing").to_owned()
+    }
+
     /// Starts it again whenever it has died, and after its disk was full: nats-server (2.15) stores nothing any more
     /// once a write has failed, until it is started again.
-    async fn keep(self, pid: Arc<Mutex<Option<i32>>>) {
+    async fn keep(self, mut child: Option<Child>, pid: Arc<Mutex<Option<i32>>>) {
         let mut full = false;
         loop {
-            sleep(LOOK_EVERY).await;
+            let ended = match &mut child {
+                Some(child) => timeout(LOOK_EVERY, child.wait()).await.is_ok(),
+                // One that was taken over is not ours to wait for.
+                None => {
+                    sleep(LOOK_EVERY).await;
+                    false
+                }
+            };
             let running = *pid.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(running) = running.filter(|pid| alive(*pid)) {
+            if let Some(running) = running.filter(|pid| !ended && alive(*pid)) {
                 let free = self.free();
                 if !full && free < FULL {
                     full = true;
@@ -183,10 +208,16 @@ impl Place {
                 }
                 continue;
             }
-            tracing::error!("nats-server ended and is started again");
+            tracing::error!(said = self.last_words(), "nats-server ended and is started again");
             match self.spawn() {
-                Ok(started) => *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(started),
-                Err(error) => tracing::error!("{error:#}"),
+                Ok((started, own)) => {
+                    *pid.lock().unwrap_or_else(PoisonError::into_inner) = Some(own);
+                    child = Some(started);
+                }
+                Err(error) => {
+                    tracing::error!("{error:#}");
+                    child = None;
+                }
             }
             sleep(RESTART_AFTER).await;
         }
@@ -201,6 +232,22 @@ impl Place {
     fn log(&self) -> PathBuf {
         self.folder.join("nats-server.log")
     }
+
+    /// What does not go to its log: a configuration that it does not take, a panic. Begins anew with each start.
+    fn complaints(&self) -> PathBuf {
+        self.folder.join("nats-server.err")
+    }
+}
+
+/// A piece of a text, from there on; all of it where it is shorter.
+fn read(path: &Path, from: SeekFrom) -> io::Result<String> {
+    let mut file = fs::File::open(path)?;
+    if file.metadata()?.len() > LOOK_BYTES.unsigned_abs() {
+        file.seek(from)?;
+    }
+    let mut bytes = Vec::new();
+    file.take(LOOK_BYTES.unsigned_abs()).read_to_end(&mut bytes)?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// A process that ended but was not reaped yet is not alive.

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use bus::{Bus, Shutdown};
-use contract::{Code, Error};
-use tokio::{task::JoinSet, time::sleep};
+use contract::Error;
+use tokio::task::JoinSet;
 
 use crate::{
     config::{Command, Common},
     embedded::Embedded,
 };
 
-/// Between two attempts to reach a bus that is not there yet.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// What is under way at a stop may take so long to finish; less than supervisors wait before they kill.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
@@ -31,7 +30,11 @@ pub(crate) async fn run(mut common: Common, command: Command, shutdown: Shutdown
     if let Some(embedded) = embedded {
         embedded.stop().await;
     }
-    served
+    served?;
+    if shutdown.has_failed() {
+        bail!("a task panicked; the log says which");
+    }
+    Ok(())
 }
 
 async fn serve(common: Common, command: Command, shutdown: &Shutdown) -> anyhow::Result<()> {
@@ -62,24 +65,16 @@ async fn serve(common: Common, command: Command, shutdown: &Shutdown) -> anyhow:
 }
 
 async fn users(common: Common, shutdown: Shutdown) -> Result<(), Error> {
-    match connect(&common.bus("users"), &shutdown).await? {
-        Some(bus) => users::serve(bus, shutdown).await,
-        None => Ok(()),
-    }
+    start(&common.bus("users"), &shutdown, users::serve).await
 }
 
 async fn keys(common: Common, config: keys::Config, shutdown: Shutdown) -> Result<(), Error> {
-    match connect(&common.bus("keys"), &shutdown).await? {
-        Some(bus) => keys::serve(bus, config, shutdown).await,
-        None => Ok(()),
-    }
+    start(&common.bus("keys"), &shutdown, |bus, part| keys::serve(bus, config.clone(), part)).await
 }
 
 async fn fleet(common: Common, shutdown: Shutdown) -> Result<(), Error> {
-    match connect(&common.bus("fleet"), &shutdown).await? {
-        Some(bus) => fleet::serve(bus, fleet::Config::default(), shutdown).await,
-        None => Ok(()),
-    }
+    start(&common.bus("fleet"), &shutdown, |bus, part| fleet::serve(bus, fleet::Config::default(), part))
+        .await
 }
 
 /// The agent serves what it was told last while it waits for the bus.
@@ -88,22 +83,17 @@ async fn runtime(common: Common, config: runtime::Config, shutdown: Shutdown) ->
     runtime::serve(connect(&bus, &shutdown), config, shutdown.clone()).await
 }
 
+/// Serves as soon as the bus is there and does what it is asked: one that comes up can do so later than it answers.
+async fn start<W: Future<Output = Result<(), Error>>>(
+    config: &bus::Config,
+    shutdown: &Shutdown,
+    serve: impl Fn(Bus, Shutdown) -> W,
+) -> Result<(), Error> {
+    let Some(bus) = connect(config, shutdown).await? else { return Ok(()) };
+    bus::start(&config.name, shutdown, |part| serve(bus.clone(), part)).await.map(drop)
+}
+
 /// Connects as soon as the bus is there; none when shutdown begins before.
 async fn connect(config: &bus::Config, shutdown: &Shutdown) -> Result<Option<Bus>, Error> {
-    let mut told = false;
-    loop {
-        match Bus::connect(config).await {
-            Err(error) if error.code == Code::BUS_UNREACHABLE => {
-                if !told {
-                    tracing::warn!(service = config.name, %error, "waiting for the bus");
-                    told = true;
-                }
-            }
-            other => return other.map(Some),
-        }
-        tokio::select! {
-            () = sleep(RETRY_AFTER) => {}
-            () = shutdown.begun() => return Ok(None),
-        }
-    }
+    bus::start(&config.name, shutdown, |_| Bus::connect(config)).await
 }
