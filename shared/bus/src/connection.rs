@@ -16,6 +16,10 @@ const OLDEST_SERVER: semver::Version = semver::Version::new(2, 14, 4);
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 /// How long JetStream may take for one step; a caller's own deadline can be shorter.
 pub(crate) const JETSTREAM_WITHIN: Duration = Duration::from_secs(3);
+/// How long a round trip to the server is waited for at a stop.
+const SETTLE_WITHIN: Duration = Duration::from_millis(500);
+/// What JetStream says about itself: asked for at the start, and who may not ask this is told so.
+const INFO: &str = "$JS.API.INFO";
 /// Between two attempts to reconnect: recovery is to take less than a second.
 const RECONNECT_EVERY: Duration = Duration::from_millis(100);
 /// Refusals that nobody has looked at yet; they only speed up an error that would come anyway.
@@ -41,7 +45,7 @@ pub(crate) struct Inner {
 impl Bus {
     /// Connects. Fails at once where nothing answers; what answers must be new enough and have JetStream.
     pub async fn connect(config: &Config) -> Result<Self, Error> {
-        let (connected, connects) = watch::channel(0);
+        let (connected, mut connects) = watch::channel(0);
         let (refusals, mut refused) = broadcast::channel(REFUSALS_KEPT);
         let telling = refusals.clone();
         let options = options(config)?
@@ -83,6 +87,8 @@ impl Bus {
             _ => unreachable(&error),
         })?;
         check_version(&client)?;
+        // It is told by another task: told later, it would look like a connection made anew.
+        let _ = tokio::time::timeout(CONNECT_WITHIN, connects.wait_for(|count| *count > 0)).await;
         let jetstream = jetstream::ContextBuilder::new().timeout(JETSTREAM_WITHIN).build(client.clone());
         check_jetstream(&client, &mut refused).await?;
         let inner = Inner { name: config.name.clone(), connects, refusals };
@@ -137,7 +143,13 @@ impl Bus {
         serde_json::from_slice(&reply.payload).map(|info: Info| info.ts).map_err(|error| no_answer(&error))
     }
 
-    /// Waits until everything that was published has reached the server.
+    /// Waits until the server has taken note of all that was said on this connection, such as that nobody serves a
+    /// subject any more.
+    pub(crate) async fn settle(&self) {
+        let _ = tokio::time::timeout(SETTLE_WITHIN, self.client.request(INFO, bytes::Bytes::new())).await;
+    }
+
+    /// Waits until everything that was published is on its way to the server.
     pub async fn flush(&self) {
         let _ = tokio::time::timeout(JETSTREAM_WITHIN, self.client.flush()).await;
     }
@@ -184,7 +196,6 @@ const NOT_ENABLED: [u64; 2] = [10039, 10076];
 /// A server without JetStream has nobody on this subject; one with it answers at once. One that starts, or a cluster
 /// without a leader, says nothing or that it cannot now: that passes.
 async fn check_jetstream(client: &Client, refusals: &mut broadcast::Receiver<String>) -> Result<(), Error> {
-    const INFO: &str = "$JS.API.INFO";
     let away = |why: &dyn std::fmt::Display| {
         Error::new(Code::BUS_TIMEOUT, format!("JetStream is away for now: {why}"))
             .with_hint("Try again; if it stays, see the log of nats-server.")

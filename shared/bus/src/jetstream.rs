@@ -99,8 +99,12 @@ pub(crate) async fn ensure(bus: &Bus, mut wanted: Config) -> Result<Stream, Erro
         ));
     }
     tracing::warn!(stream = name, "a stream was configured otherwise and is brought in line");
-    bus.jetstream.update_stream(&wanted).await.map_err(|error| {
-        Error::new(Code::BUS_DRIFT, format!("stream {name} cannot be brought in line: {error}"))
+    bus.jetstream.update_stream(&wanted).await.map_err(|error| match error.kind() {
+        CreateStreamErrorKind::JetStream(_) => {
+            Error::new(Code::BUS_DRIFT, format!("stream {name} cannot be brought in line: {error}"))
+        }
+        // It was not refused: there was no answer.
+        _ => failed("update stream", &error),
     })?;
     bus.jetstream.get_stream(&name).await.map_err(|error| failed("read stream", &error))
 }

@@ -202,7 +202,7 @@ impl<C: Send + Sync + 'static> Worker<C> {
         while let Some(request) = endpoint.next().await {
             worker.refuse(&request, Code::SERVICE_STOPPING, "it came too late").await;
         }
-        worker.bus.flush().await;
+        worker.bus.settle().await;
     }
 
     /// Refuses a request before anything is done about it.
