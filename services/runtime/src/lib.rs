@@ -47,10 +47,9 @@ use backend::{
     detect::{Chosen, choose},
     docker, process,
 };
-use backon::{ExponentialBuilder, Retryable as _};
 use bus::{Bus, Shutdown, View};
+use config::BUS_WITHIN;
 pub use config::Config;
-use config::{BUS_WITHIN, RETRY_AFTER};
 use contract::{Code, Error, fleet::PublicAddress, runtime::Instance};
 use engine::{Engine, EngineServer};
 use reports::Reports;
@@ -114,23 +113,15 @@ pub async fn serve(
     let node = ctx.config.node.clone();
     shutdown.spawn_until("agent", agent.follow(bus.clone()));
     // Servers are looked after by now, whatever keeps the bus from telling others about them.
-    let open = || async {
-        let bucket = bus.own::<Instance>().await?;
-        let instances = View::open(&bucket, &shutdown).await?;
-        Ok::<_, Error>((bucket, instances))
-    };
-    let opened = open
-        .retry(
-            ExponentialBuilder::default()
-                .with_min_delay(RETRY_AFTER[0])
-                .with_max_delay(RETRY_AFTER[1])
-                .without_max_times(),
-        )
-        .notify(|error, _| tracing::warn!(%error, "nobody can be told yet what runs here"));
-    let (bucket, instances) = tokio::select! {
-        opened = opened => opened?,
-        () = shutdown.begun() => return Ok(()),
-    };
+    let opened = bus::start("runtime", &shutdown, |part| {
+        let bus = bus.clone();
+        async move {
+            let bucket = bus.own::<Instance>().await?;
+            let instances = View::open(&bucket, &part).await?;
+            Ok((bucket, instances))
+        }
+    });
+    let Some((bucket, instances)) = opened.await? else { return Ok(()) };
     let serving = Arc::new(Serving { ctx: ctx.clone(), instances });
     shutdown.spawn_until("reports", {
         let ctx = ctx.clone();
