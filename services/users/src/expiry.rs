@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use contract::{
     Timestamp, UserName,
     users::{Event, User, UserState},
 };
-use tokio::time::sleep;
+use tokio::{sync::Notify, time::sleep};
 
 use crate::{Error, store::Store};
 
@@ -22,20 +23,40 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// When who is to be ended.
 #[derive(Default)]
-struct Agenda {
+pub struct Agenda {
+    state: Mutex<State>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
     due: BTreeSet<(Timestamp, UserName)>,
     by_name: HashMap<String, Timestamp>,
 }
 
 impl Agenda {
-    fn apply(&mut self, change: Change<User>) {
+    /// Takes in what changed.
+    pub fn apply(&self, changes: &[Change<User>]) {
+        let mut state = self.lock();
+        changes.iter().for_each(|change| state.apply(change));
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn apply(&mut self, change: &Change<User>) {
         if let (Some(at), Ok(name)) = (self.by_name.remove(&change.key), change.key.parse()) {
             self.due.remove(&(at, name));
         }
-        let active = change.entry.value.filter(User::is_active);
+        let active = change.entry.value.as_ref().filter(|user| user.is_active());
         if let Some((at, user)) = active.and_then(|user| Some((user.expires_at?, user))) {
-            self.by_name.insert(change.key, at);
-            self.due.insert((at, user.name));
+            self.by_name.insert(change.key.clone(), at);
+            self.due.insert((at, user.name.clone()));
         }
     }
 
@@ -66,28 +87,19 @@ impl Agenda {
     }
 }
 
-/// Follows the accounts and ends those whose time is over, until it is dropped.
-pub async fn watch(store: Store) {
-    let mut agenda = Agenda::default();
-    let mut changes = loop {
-        match store.bucket().watch().await {
-            Ok(watch) => break watch,
-            Err(error) => {
-                tracing::warn!(%error, "cannot watch for expiries yet");
-                sleep(RETRY_AFTER).await;
-            }
-        }
-    };
+/// Ends accounts whose time is over, until it is dropped.
+pub async fn watch(store: Store, agenda: Arc<Agenda>) {
     loop {
+        let pause = agenda.lock().pause(Timestamp::now());
         tokio::select! {
-            changes = changes.next() => changes.into_iter().for_each(|change| agenda.apply(change)),
-            () = sleep(agenda.pause(Timestamp::now())) => {}
+            () = agenda.changed.notified() => {}
+            () = sleep(pause) => {}
         }
         // One a turn: what changes meanwhile counts.
-        let Some(name) = agenda.pop(Timestamp::now()) else { continue };
+        let Some(name) = agenda.lock().pop(Timestamp::now()) else { continue };
         if let Err(error) = Origin::service("users").scope(expire(&store, &name)).await {
             tracing::warn!(%error, user = %name, "an account could not be ended yet");
-            agenda.put_off(name, Timestamp::now() + RETRY_AFTER);
+            agenda.lock().put_off(name, Timestamp::now() + RETRY_AFTER);
         }
     }
 }

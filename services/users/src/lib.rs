@@ -26,8 +26,9 @@ pub struct Ctx {
 
 /// Serves `vpn.users.*` until shutdown begins.
 pub async fn serve(bus: Bus, shutdown: Shutdown) -> Result<(), contract::Error> {
-    let store = Store::open(&bus, &shutdown).await?;
-    shutdown.spawn_until("expiry", expiry::watch(store.clone()));
+    let agenda = Arc::new(expiry::Agenda::default());
+    let store = Store::open(&bus, &shutdown, agenda.clone()).await?;
+    shutdown.spawn_until("expiry", expiry::watch(store.clone(), agenda));
     bus.service("users", Arc::new(Ctx { store }))
         .on(handlers::create)
         .on(handlers::create_many)

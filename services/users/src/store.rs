@@ -15,7 +15,7 @@ use contract::{
 };
 use futures::{StreamExt, TryStreamExt};
 
-use crate::Error;
+use crate::{Error, expiry::Agenda};
 
 /// Reads that are in flight together when a batch met names that exist.
 const READS_AT_ONCE: usize = 64;
@@ -30,16 +30,11 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens the bucket and reads it once.
-    pub async fn open(bus: &Bus, shutdown: &Shutdown) -> Result<Self, contract::Error> {
+    /// Opens the bucket and reads it once. `agenda` learns of every change.
+    pub async fn open(bus: &Bus, shutdown: &Shutdown, agenda: Arc<Agenda>) -> Result<Self, contract::Error> {
         let bucket = bus.own::<User>().await?;
-        let view = View::open(&bucket, shutdown).await?;
+        let view = View::open_telling(&bucket, shutdown, move |changes| agenda.apply(changes)).await?;
         Ok(Self { bucket, view, written: Arc::default() })
-    }
-
-    /// The bucket, to be watched.
-    pub fn bucket(&self) -> &Bucket<User> {
-        &self.bucket
     }
 
     /// Stores a user whose name is free.

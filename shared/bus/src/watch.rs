@@ -305,16 +305,29 @@ impl<S> Clone for View<S> {
 impl<S: State> View<S> {
     /// Reads the bucket; returns when everything that was there is in the view.
     pub async fn open(bucket: &Bucket<S>, shutdown: &Shutdown) -> Result<Self, Error> {
+        Self::open_telling(bucket, shutdown, |_| {}).await
+    }
+
+    /// The same, and tells all changes from the first on: a second watch of the same bucket would cost as much as this
+    /// one.
+    pub async fn open_telling(
+        bucket: &Bucket<S>,
+        shutdown: &Shutdown,
+        mut tell: impl FnMut(&[Change<S>]) + Send + 'static,
+    ) -> Result<Self, Error> {
         let mut watch = bucket.watch().await?;
         let entries = Arc::new(RwLock::new(BTreeMap::new()));
         while !watch.is_current() {
-            fold(&entries, watch.read().await);
+            let changes = watch.read().await;
+            tell(&changes);
+            fold(&entries, changes);
         }
         let (seen, receiver) = watch::channel(watch.revision());
         let folded = entries.clone();
         shutdown.spawn_until("view", async move {
             loop {
                 let changes = watch.read().await;
+                tell(&changes);
                 fold(&folded, changes);
                 seen.send_replace(watch.revision());
             }
