@@ -50,15 +50,9 @@ where
     }
 }
 
-/// Whether a start that failed so can succeed later with nothing changed here. A server that is too old or has no
-/// JetStream is for a person.
+/// Whether a start that failed so can succeed later with nothing changed here. A server that is too old, has no
+/// JetStream or no room for a stream is for a person.
 fn passes(error: &Error) -> bool {
-    [
-        Code::BUS_UNREACHABLE,
-        Code::BUS_TIMEOUT,
-        Code::BUS_NO_RESPONDERS,
-        Code::BUS_STORE_FAILED,
-        Code::BUS_STORAGE_FULL,
-    ]
-    .contains(&error.code)
+    [Code::BUS_UNREACHABLE, Code::BUS_TIMEOUT, Code::BUS_NO_RESPONDERS, Code::BUS_STORE_FAILED]
+        .contains(&error.code)
 }

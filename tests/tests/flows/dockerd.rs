@@ -9,8 +9,9 @@ use std::{
 };
 
 use contract::{
-    Protocol,
-    fleet::{DeleteServer, ListServers},
+    Code, Protocol,
+    fleet::{DeleteServer, ListServers, Server},
+    runtime::{InstanceState, ListInstances},
 };
 use flows::{House, house::Plan, programs::said};
 use runtime::engine::xray;
@@ -31,6 +32,8 @@ use crate::{
 const CONTAINERD: &str = "/run/containerd/containerd.sock";
 /// 1 to 2 s on an idle machine; containers that it has to bury take longer.
 const UP_WITHIN: Duration = Duration::from_secs(60);
+/// Servers that failed are tried again after up to 10 s.
+const SERVERS_WITHIN: Duration = Duration::from_secs(90);
 const ROUNDS: usize = 3;
 
 /// dockerd beside the machine's own: with files of its own, in a network of its own, where two of them do not take
@@ -99,6 +102,14 @@ impl Dockerd {
         process.wait().unwrap();
         // A daemon that is killed leaves its pid file; if the number is used again, the next one refuses to start.
         let _ = fs::remove_file(self.home.path().join("pid"));
+    }
+
+    /// As its operator restarts it.
+    async fn restart(&mut self) {
+        let process = self.process.as_mut().unwrap();
+        said(Command::new("kill").arg(process.id().to_string())).unwrap();
+        process.wait().unwrap();
+        self.start_again().await;
     }
 
     fn docker(&self, arguments: &[&str]) -> Command {
@@ -197,6 +208,30 @@ async fn dockerd_is_killed() {
 
     let since = Instant::now();
     let desired = insist(&bus, ListServers::default()).await.unwrap().servers;
+    let settled = eventually("each runs, or says what holds it up", SERVERS_WITHIN, async || {
+        let instances = bus.call(ListInstances {}).await.map_err(|error| error.to_string())?.instances;
+        let of = |server: &Server| instances.iter().find(|instance| instance.server == server.name);
+        let held = |error: &contract::Error| error.code == Code::RUNTIME_PORT_IN_USE;
+        let mut ports_held = 0;
+        for server in &desired {
+            match of(server).map(|instance| &instance.state) {
+                Some(InstanceState::Running) => {}
+                // Not for a moment only: an instance that goes away holds its port a little longer.
+                Some(InstanceState::Failed { error }) if held(error) && since.elapsed() > SOON => {
+                    ports_held += 1
+                }
+                other => return Err(format!("{}: {other:?}", server.name)),
+            }
+        }
+        Ok(ports_held)
+    });
+    let ports_held = settled.await;
+    if ports_held > 0 {
+        // dockerd 20.10 that was killed while it started a container can hold that container's port, for nobody,
+        // until it starts anew.
+        println!("{ports_held} ports are held by the daemon, for nobody: it is restarted");
+        dockerd.restart().await;
+    }
     for server in &desired {
         house.runs(&bus, server.name.as_str()).await;
     }
