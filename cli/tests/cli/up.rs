@@ -135,6 +135,9 @@ async fn what_is_under_way_at_a_stop_is_answered() {
     drop(taken_on);
     let gone = async || vpn.refused("status --timeout 1s", 69) == "bus.unreachable";
     eventually("all of it has stopped then", SOON, gone).await;
+    // Engines go on without their agent: `down` has to find one that ends them. The old one may be ending still.
+    let again = async || vpn.run(up.split_whitespace()).code == Some(0);
+    eventually("all of it runs again", SOON, again).await;
 }
 
 #[test]
