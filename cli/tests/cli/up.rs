@@ -38,13 +38,23 @@ fn house() -> Vpn {
     vpn.with("VPN_RUN_DIR", &run)
 }
 
+/// The first server at this port, without a daemon.
+fn up(port: u16) -> String {
+    format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1")
+}
+
+/// That of the `vpnd` which was started.
+fn pid(vpn: &Vpn) -> String {
+    let record = std::fs::read_to_string(vpn.home().join(".local/share/vpn/up.json")).unwrap();
+    serde_json::from_str::<Value>(&record).unwrap()["process"]["pid"].to_string()
+}
+
 #[test]
 fn from_nothing_to_a_link_and_back() {
     let vpn = &house();
     let _downed = Downed(vpn);
     let port = ports::free();
-    let up =
-        format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1");
+    let up = up(port);
     let first = vpn.json(&up);
     assert_eq!(first["server"]["instance"]["state"]["is"], "running", "{first}");
     assert_eq!(
@@ -88,11 +98,9 @@ async fn a_killed_vpnd_is_taken_over() {
     let vpn = &house();
     let _downed = Downed(vpn);
     let port = ports::free();
-    let up =
-        format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1");
+    let up = up(port);
     let first = vpn.json(&up);
-    let record = std::fs::read_to_string(vpn.home().join(".local/share/vpn/up.json")).unwrap();
-    let pid = serde_json::from_str::<Value>(&record).unwrap()["process"]["pid"].to_string();
+    let pid = pid(vpn);
     assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
     let gone = async || vpn.refused("users list --timeout 1s", 69) == "bus.no_responders";
     eventually("its services are gone, its bus is not", SOON, gone).await;
@@ -111,12 +119,9 @@ async fn what_is_under_way_at_a_stop_is_answered() {
     let vpn = &house();
     let _downed = Downed(vpn);
     let port = ports::free();
-    let up =
-        format!("up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1");
+    let up = up(port);
     let node = vpn.json(&up)["node"]["node"].as_str().unwrap().parse().unwrap();
-    let record = std::fs::read_to_string(vpn.home().join(".local/share/vpn/up.json")).unwrap();
-    let record: Value = serde_json::from_str(&record).unwrap();
-    let pid = record["process"]["pid"].to_string();
+    let pid = pid(vpn);
 
     // A site that says nothing takes the agent 2.5 s.
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -149,9 +154,7 @@ fn the_log_of_the_bus_does_not_grow_for_ever() {
     std::fs::write(&log, vec![b'x'; 9 << 20]).unwrap();
     let _downed = Downed(vpn);
     let port = ports::free();
-    vpn.ok(&format!(
-        "up --backend process --server-protocol shadowsocks-2022 --port {port} --address 127.0.0.1"
-    ));
+    vpn.ok(&up(port));
     let now = std::fs::metadata(&log).unwrap().len();
     assert!(now < 1 << 20, "{now} bytes");
     assert!(std::fs::read_to_string(&log).unwrap().contains("JetStream"), "it is what nats-server says");

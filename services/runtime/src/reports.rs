@@ -11,7 +11,7 @@ use bus::{
     origin::{self, Trace},
 };
 use contract::{
-    Error, NodeName, ServerName, State as _, Timestamp,
+    Error, NodeName, ServerName, Timestamp,
     fleet::Server,
     runtime::{Instance, InstanceEvent, InstanceState},
 };
@@ -111,11 +111,11 @@ impl Reports {
         server: &ServerName,
         instance: Option<&Instance>,
     ) -> Result<(), Error> {
-        let key = format!("{}.{server}", self.node);
+        let key = Instance::key_of(&self.node, server);
         let Some(instance) = instance else {
             return bucket.delete(&key, InstanceEvent::Removed).await.map(drop);
         };
-        let (found, revision) = match bucket.get(&instance.key()).await? {
+        let (found, revision) = match bucket.get(&key).await? {
             Some(Entry { value, revision }) => (value, revision),
             None => (None, 0),
         };

@@ -67,12 +67,19 @@ events! {
     }
 }
 
+impl Instance {
+    /// The key of a server's instance on a node, also where there is none any more.
+    pub fn key_of(node: &NodeName, server: &ServerName) -> String {
+        format!("{node}.{server}")
+    }
+}
+
 impl State for Instance {
     const BUCKET: Bucket = Bucket { name: "vpn_instances", owner: "runtime", history: 16 };
     type Event = InstanceEvent;
 
     fn key(&self) -> String {
-        format!("{}.{}", self.node, self.server)
+        Self::key_of(&self.node, &self.server)
     }
 }
 
