@@ -16,7 +16,7 @@ use seal::random;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
-use crate::{Error, keyring::Keyring};
+use crate::{Error, keyring::Keyring, prekeys::Key};
 
 /// Fewer than this many are made where they are asked for: 60 µs each, a thread costs as much.
 const WORTH_A_THREAD: usize = 8;
@@ -32,18 +32,21 @@ pub struct Issue {
     pub generation: u32,
     /// The user's place.
     pub address: WireguardAddress,
+    /// A key that was made ahead.
+    pub shadowsocks_2022: Option<Key>,
 }
 
 /// Makes the credentials of one user.
 pub fn credentials(keyring: &Keyring, issue: Issue, now: Timestamp) -> Result<Credentials, Error> {
-    let Issue { user, user_id, generation, address } = issue;
+    let Issue { user, user_id, generation, address, shadowsocks_2022 } = issue;
     let seal = |protocol, secret: &[u8]| {
         keyring.delivery(protocol).seal(secret, &Sealed::of_user(user_id, generation, protocol))
     };
     let (private, public) = x25519()?;
+    let shadowsocks_2022 = shadowsocks_2022.map_or_else(random, Ok)?;
     Ok(Credentials {
         vless_reality: seal(Protocol::VlessReality, uuid_v4()?.as_slice())?,
-        shadowsocks_2022: seal(Protocol::Shadowsocks2022, random::<16>()?.as_slice())?,
+        shadowsocks_2022: seal(Protocol::Shadowsocks2022, shadowsocks_2022.as_slice())?,
         wireguard: WireguardCredential {
             public_key: STANDARD.encode(public),
             preshared_key: seal(Protocol::Wireguard, random::<32>()?.as_slice())?,

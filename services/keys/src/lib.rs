@@ -6,6 +6,7 @@
 //! - [`follow`]   users and servers as they come and go -> credentials and server keys
 //! - [`grants`]   which node may open what, and the boxes that let it
 //! - [`issue`]    makes secrets and seals them at once
+//! - [`prekeys`]  Shadowsocks keys made ahead of their owners
 //! - [`keyring`]  what the master key gives: the sealing keys
 //! - [`store`]    the bucket `vpn_credentials`: what is issued, and every write of it
 //! - [`places`]   pure: the users' WireGuard addresses
@@ -21,6 +22,7 @@ pub mod issue;
 pub mod keyring;
 pub mod links;
 pub mod places;
+pub mod prekeys;
 pub mod store;
 
 use std::sync::Arc;
@@ -34,6 +36,7 @@ use contract::{
 };
 pub use error::Error;
 use keyring::Keyring;
+use prekeys::Prekeys;
 use store::Store;
 
 /// What handlers and followers need.
@@ -44,6 +47,8 @@ pub struct Ctx {
     pub config: Config,
     /// What seals and opens.
     pub keyring: Arc<Keyring>,
+    /// What the next users get.
+    pub prekeys: Prekeys,
     /// The users' credentials.
     pub credentials: Store,
     /// The servers' keys.
@@ -68,6 +73,7 @@ pub async fn serve(bus: Bus, config: Config, shutdown: Shutdown) -> Result<(), c
         grants: View::open(&grants, &shutdown).await?,
         bus: bus.clone(),
         config,
+        prekeys: Prekeys::open(bus.own().await?, keyring.clone()).await?,
         keyring,
         server_keys,
         servers,
@@ -76,6 +82,10 @@ pub async fn serve(bus: Bus, config: Config, shutdown: Shutdown) -> Result<(), c
     let granting = grants::Granting::load(grants, ctx.keyring.clone()).await?;
     let (watched_servers, watched_nodes) = (fleet.watch().await?, nodes.watch().await?);
     shutdown.spawn_until("grants", granting.run(watched_servers, watched_nodes));
+    shutdown.spawn_until("prekeys", {
+        let ctx = ctx.clone();
+        async move { ctx.prekeys.run().await }
+    });
     shutdown.spawn("follow users", {
         let (feed, shutdown, ctx) = (users.feed("keys"), shutdown.clone(), ctx.clone());
         feed.run(shutdown, move |changes| follow::users(ctx.clone(), users.clone(), changes))

@@ -19,11 +19,14 @@ use crate::{
     issue::{self, Issue},
     keyring::Keyring,
     places::Places,
+    prekeys::Prekeys,
 };
 
 /// How often a write is decided anew on top of what came in between. Nobody else writes the bucket but a person,
 /// or a second `keys` by mistake.
 pub const CONFLICTS_MAX: usize = 8;
+/// Up to so many users at once get keys that were made ahead.
+const FEW: usize = 8;
 
 /// The credentials.
 pub struct Store {
@@ -127,6 +130,10 @@ impl Ledger {
         }
     }
 
+    fn held_by(&self, name: &UserName) -> Option<UserId> {
+        Some(self.slots.get(name)?.held?.user_id)
+    }
+
     /// The generation that holds under a name.
     pub fn generation(&self, name: &UserName) -> Option<u32> {
         Some(self.slots.get(name)?.held?.generation)
@@ -136,10 +143,13 @@ impl Ledger {
     pub async fn write(
         &mut self,
         keyring: &Arc<Keyring>,
+        prekeys: &Prekeys,
         orders: &[(UserName, Order)],
     ) -> Result<Written, Error> {
         for orders in orders.chunks(BATCH_MAX) {
-            let writes = self.prepare(keyring, orders).await?;
+            let gone: Vec<UserId> = orders.iter().filter_map(|(name, _)| self.held_by(name)).collect();
+            prekeys.void(&gone).await?;
+            let writes = self.prepare(keyring, prekeys, orders).await?;
             let stored = match writes.as_slice() {
                 [] => continue,
                 [one] => self.bucket.write(&one.key, one.value.as_ref(), one.event, one.expected).await,
@@ -162,9 +172,12 @@ impl Ledger {
     async fn prepare(
         &mut self,
         keyring: &Arc<Keyring>,
+        prekeys: &Prekeys,
         orders: &[(UserName, Order)],
     ) -> Result<Vec<Write<Credentials>>, Error> {
         let (mut issues, mut writes) = (Vec::new(), Vec::new());
+        // Engines take in many at once without knowing their keys before.
+        let few = orders.len() <= FEW;
         for (name, order) in orders {
             let (expected, held) = self.slots.get(name).map_or((0, None), |slot| (slot.revision, slot.held));
             let (event, issue) = match (order, held) {
@@ -179,7 +192,8 @@ impl Ledger {
                 (Order::Rotate | Order::Revoke, None) => continue,
             };
             if let Some((user_id, generation, address)) = issue {
-                issues.push(Issue { user: name.clone(), user_id, generation, address });
+                let shadowsocks_2022 = if few { prekeys.give(user_id).await } else { None };
+                issues.push(Issue { user: name.clone(), user_id, generation, address, shadowsocks_2022 });
             }
             writes.push((issue.is_some(), Write { key: name.to_string(), value: None, event, expected }));
         }

@@ -10,7 +10,7 @@ use bus::{Bus, Change, Watch, origin::Trace};
 use contract::{
     Protocol, ServerName, State, UserName,
     fleet::Server,
-    keys::{Credentials, Grant, ServerKeys},
+    keys::{Credentials, Grant, Prekeys, ServerKeys},
     users::User,
 };
 use seal::CurveKey;
@@ -24,7 +24,7 @@ use crate::{
     config::BUS_WITHIN,
     desired::Desired,
     engine::EngineServer,
-    mailbox::{Order, Roster},
+    mailbox::{Coming, Order, Roster},
     opener::Opener,
     saved::Saved,
     workers::Workers,
@@ -57,6 +57,7 @@ struct Watches {
     users: Watch<User>,
     credentials: Watch<Credentials>,
     grant: Watch<Grant>,
+    prekeys: Watch<Prekeys>,
 }
 
 impl Agent {
@@ -93,7 +94,7 @@ impl Agent {
     /// Follows the bus, for ever.
     pub(crate) async fn follow(mut self, bus: Bus) {
         let ctx = self.ctx.clone();
-        // Five watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
+        // Six watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
         let mut synced = Box::pin(read_bus(&bus, &ctx));
         let (mut watches, desired) = match timeout(BUS_WITHIN, &mut synced).await {
             Ok(synced) => synced,
@@ -134,6 +135,13 @@ impl Agent {
                 self.grant(changes);
                 self.save_at = Some(Instant::now());
             }
+            changes = watches.prekeys.next() => {
+                if let Some(change) = changes.into_iter().next_back() {
+                    self.desired.prekeys = Some(change.entry.value);
+                    self.expect();
+                }
+                return;
+            }
             changes = watches.users.next() => {
                 let causes = causes(&changes);
                 let names = changes.into_iter().filter_map(|change| self.desired.user(change)).collect();
@@ -155,6 +163,7 @@ impl Agent {
         self.opener.take(self.desired.grant.as_ref());
         self.rosters.clear();
         self.order_all(|_| true, None);
+        self.expect();
     }
 
     fn order_all(&mut self, which: impl Fn(&Server) -> bool, cause: Option<&Trace>) {
@@ -244,15 +253,65 @@ impl Agent {
         let changed = self.opener.take(self.desired.grant.as_ref());
         self.rosters.retain(|protocol, _| !changed.contains(protocol));
         self.order_all(|server| changed.contains(&server.protocol), Some(&cause));
+        self.expect();
+    }
+
+    /// Tells the engines with which keys the next Shadowsocks users will come: those of whom nobody has one. A user
+    /// who has one and may not connect keeps it all the same.
+    fn expect(&mut self) {
+        let Some(roster) = self.rosters.get(&Prekeys::PROTOCOL) else { return };
+        let Some(known) = &self.desired.prekeys else { return };
+        let opened = known.as_ref().map_or(Ok(Vec::new()), |prekeys| self.opener.prekeys(prekeys));
+        let coming = opened.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the keys of the next users cannot be opened");
+            Vec::new()
+        });
+        roster.expect(coming.into());
+        self.expect_no_more(self.desired.credentials.keys());
+        if let Some(coming) = roster.coming() {
+            self.workers.coming(self.desired.serving(Prekeys::PROTOCOL), &coming);
+        }
+    }
+
+    /// The keys that these users have are nobody else's any more. Says what is expected still, if that is less.
+    fn expect_no_more<'a>(&self, users: impl Iterator<Item = &'a UserName>) -> Option<Coming> {
+        let roster = self.rosters.get(&Prekeys::PROTOCOL)?;
+        let coming = roster.coming().filter(|coming| !coming.is_empty())?;
+        let mut left: Vec<_> = coming.iter().collect();
+        {
+            let active = roster.lock();
+            for name in users {
+                let Some(credentials) = self.desired.credentials.get(name) else { continue };
+                let opened = match active.get(name) {
+                    Some(user) => Ok(user.clone()),
+                    None => self.opener.user(name, credentials, Prekeys::PROTOCOL),
+                };
+                left.retain(|secret| !opened.as_ref().is_ok_and(|user| user.secret == **secret));
+            }
+        }
+        let fewer = left.len() < coming.len();
+        fewer.then(|| {
+            let left: Coming = left.into_iter().cloned().collect();
+            roster.expect(left.clone());
+            left
+        })
     }
 
     fn users(&mut self, names: BTreeSet<UserName>, causes: &[Trace]) {
+        self.admit(&names, causes);
+        // After them: who takes a key that was expected has it from then on.
+        if let Some(coming) = self.expect_no_more(names.iter()) {
+            self.workers.coming(self.desired.serving(Prekeys::PROTOCOL), &coming);
+        }
+    }
+
+    fn admit(&mut self, names: &BTreeSet<UserName>, causes: &[Trace]) {
         let Self { rosters, desired, opener, workers, .. } = self;
         for (protocol, roster) in rosters {
             let mut changed = Vec::new();
             {
                 let mut users = roster.lock();
-                for name in &names {
+                for name in names {
                     let user = opener.access(desired, name, *protocol);
                     if users.get(name) == user.as_ref() {
                         continue;
@@ -298,7 +357,7 @@ async fn read_bus(bus: &Bus, ctx: &Ctx) -> (Watches, Desired) {
             }
         }
     };
-    let mut desired = Desired::default();
+    let mut desired = Desired { prekeys: Some(None), ..Desired::default() };
     while !watches.are_current() {
         watches.read_into(&mut desired, ctx).await;
     }
@@ -313,6 +372,7 @@ impl Watches {
             users: bus.own().await?.watch().await?,
             credentials: bus.own().await?.watch().await?,
             grant: bus.own().await?.watch_keys(ctx.config.node.as_str()).await?,
+            prekeys: bus.own().await?.watch().await?,
         })
     }
 
@@ -322,6 +382,7 @@ impl Watches {
             && self.users.is_current()
             && self.credentials.is_current()
             && self.grant.is_current()
+            && self.prekeys.is_current()
     }
 
     /// Reads what was there when the watches began. Only from those that are behind: the others may have nothing
@@ -342,6 +403,11 @@ impl Watches {
         if !self.grant.is_current() {
             for change in self.grant.next().await {
                 desired.grant = change.entry.value;
+            }
+        }
+        if !self.prekeys.is_current() {
+            for change in self.prekeys.next().await {
+                desired.prekeys = Some(change.entry.value);
             }
         }
     }

@@ -7,7 +7,7 @@ use bus::Change;
 use contract::{
     NodeName, Protocol, ServerName, UserName,
     fleet::Server,
-    keys::{Credentials, Grant, ServerKeys},
+    keys::{Credentials, Grant, Prekeys, ServerKeys},
     users::{User, UserId},
 };
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,10 @@ pub(crate) struct Desired {
     pub(crate) credentials: BTreeMap<UserName, Credentials>,
     /// What opens the private parts.
     pub(crate) grant: Option<Grant>,
+    /// What the next users will prove themselves with, where that is known. Not kept: while the bus is away nobody
+    /// comes.
+    #[serde(skip)]
+    pub(crate) prekeys: Option<Option<Prekeys>>,
 }
 
 impl Desired {

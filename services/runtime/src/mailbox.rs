@@ -10,19 +10,39 @@ use bus::origin::Trace;
 use contract::{UserName, fleet::Server};
 use tokio::sync::Notify;
 
-use crate::engine::{EngineServer, EngineUser};
+use crate::engine::{EngineServer, EngineUser, UserSecret};
 
 /// Causes that are remembered of news: a span links to no more.
 const CAUSES_MAX: usize = 32;
 
+/// What the next users will come with.
+pub(crate) type Coming = Arc<[UserSecret]>;
+
 /// The users of one protocol who may connect.
 #[derive(Clone, Default)]
-pub(crate) struct Roster(Arc<Mutex<BTreeMap<UserName, EngineUser>>>);
+pub(crate) struct Roster {
+    users: Arc<Mutex<BTreeMap<UserName, EngineUser>>>,
+    coming: Arc<Mutex<Option<Coming>>>,
+}
 
 impl Roster {
     /// To read or change it.
     pub(crate) fn lock(&self) -> MutexGuard<'_, BTreeMap<UserName, EngineUser>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the next users will come with; none while that is not known.
+    pub(crate) fn coming(&self) -> Option<Coming> {
+        self.lock_coming().clone()
+    }
+
+    /// Takes note of what the next users will come with.
+    pub(crate) fn expect(&self, coming: Coming) {
+        *self.lock_coming() = Some(coming);
+    }
+
+    fn lock_coming(&self) -> MutexGuard<'_, Option<Coming>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// All of them.
@@ -51,13 +71,15 @@ pub(crate) struct News {
     pub(crate) look: bool,
     /// Users whose place in the roster has changed.
     pub(crate) users: BTreeSet<UserName>,
+    /// Others are expected.
+    pub(crate) coming: Option<Coming>,
     /// What caused it.
     pub(crate) causes: Vec<Trace>,
 }
 
 impl News {
     fn is_empty(&self) -> bool {
-        self.order.is_none() && !self.look && self.users.is_empty()
+        self.order.is_none() && !self.look && self.users.is_empty() && self.coming.is_none()
     }
 }
 
@@ -97,6 +119,11 @@ impl Mailbox {
         });
     }
 
+    /// These are expected.
+    pub(crate) fn coming(&self, coming: Coming) {
+        self.change(|news| news.coming = Some(coming));
+    }
+
     /// Waits for news and takes them.
     pub(crate) async fn take(&self) -> News {
         self.wake.notified().await;
@@ -109,6 +136,7 @@ impl Mailbox {
             news.order = news.order.take().or(old.order);
             news.look |= old.look;
             news.users.extend(old.users);
+            news.coming = news.coming.take().or(old.coming);
             news.causes.splice(..0, old.causes);
             news.causes.truncate(CAUSES_MAX);
         });

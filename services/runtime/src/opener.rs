@@ -6,9 +6,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use contract::{
     Protocol, UserName,
     fleet::Server,
-    keys::{Credentials, Grant, Sealed, ServerKeys},
+    keys::{Credentials, Grant, Prekeys, Sealed, ServerKeys},
 };
 use seal::{CurveKey, Error, SealingKey};
+use zeroize::Zeroizing;
 
 use crate::{
     desired::Desired,
@@ -84,6 +85,13 @@ impl Opener {
             }
         };
         Ok(EngineUser { name: name.clone(), secret })
+    }
+
+    /// What the next users of a protocol will come with.
+    pub(crate) fn prekeys(&self, prekeys: &Prekeys) -> Result<Vec<UserSecret>, Error> {
+        let all = self.key(prekeys.protocol)?.open(&prekeys.keys, &Sealed::of_prekeys(prekeys.protocol))?;
+        let (keys, _) = all.as_chunks::<{ Prekeys::KEY }>();
+        Ok(keys.iter().map(|key| UserSecret::Shadowsocks2022(Zeroizing::new(*key))).collect())
     }
 
     /// A user who may connect, as an engine of `protocol` needs it; none who may not, or cannot be opened.

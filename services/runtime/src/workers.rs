@@ -22,7 +22,7 @@ use crate::{
     backend::Notice,
     config::LOOK_EVERY,
     instance::{Instance, run_dir},
-    mailbox::{Mailbox, Order},
+    mailbox::{Coming, Mailbox, Order},
 };
 
 /// A run directory without an instance that did not change for so long is left over.
@@ -99,6 +99,12 @@ impl Workers {
         for mailbox in servers.filter_map(|server| mailboxes.get(server)) {
             mailbox.users(users, causes);
         }
+    }
+
+    /// These are expected on these servers.
+    pub(crate) fn coming<'a>(&self, servers: impl Iterator<Item = &'a ServerName>, coming: &Coming) {
+        let mailboxes = self.lock();
+        servers.filter_map(|server| mailboxes.get(server)).for_each(|mailbox| mailbox.coming(coming.clone()));
     }
 
     /// Wakes workers when something happens to their instances, and finds instances that have none.

@@ -2,7 +2,7 @@
 //! are always [`Sealed`].
 //!
 //! Buckets: `vpn_credentials` (key: user name), `vpn_server_keys` (key: server name), `vpn_grants` (key:
-//! node name).
+//! node name), `vpn_prekeys` (key: protocol).
 
 use std::collections::BTreeMap;
 
@@ -30,6 +30,11 @@ impl Sealed {
     /// What a user's own WireGuard key is bound to, which only `keys` opens.
     pub fn of_user_alone(user: UserId, generation: u32) -> String {
         format!("user/{}/{generation}/wireguard-private", user.0)
+    }
+
+    /// What keys that have no owner yet are bound to.
+    pub fn of_prekeys(protocol: Protocol) -> String {
+        format!("prekeys/{protocol}")
     }
 
     /// What a server's secret is bound to.
@@ -179,6 +184,41 @@ impl State for Grant {
 
     fn key(&self) -> String {
         self.node.to_string()
+    }
+}
+
+/// The keys that the next users of Shadowsocks get, so that engines can know them before: with many users they take
+/// long to learn a key. A hint and no more: who gets another key is let in as well, only later.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prekeys {
+    /// [`Self::PROTOCOL`].
+    pub protocol: Protocol,
+    /// One after the other in the order in which they are given, sealed as one to the nodes that serve the protocol.
+    /// Each is nobody's, or that of a user whose credentials stand.
+    pub keys: Sealed,
+}
+
+impl Prekeys {
+    /// The only protocol whose engines need it.
+    pub const PROTOCOL: Protocol = Protocol::Shadowsocks2022;
+    /// The length of a key in bytes.
+    pub const KEY: usize = 16;
+}
+
+events! {
+    /// What can happen to keys without an owner.
+    pub enum PrekeysEvent {
+        /// There are new ones.
+        Made = "keys.prekeys_made",
+    }
+}
+
+impl State for Prekeys {
+    const BUCKET: Bucket = Bucket { name: "vpn_prekeys", owner: "keys", history: 1 };
+    type Event = PrekeysEvent;
+
+    fn key(&self) -> String {
+        self.protocol.to_string()
     }
 }
 

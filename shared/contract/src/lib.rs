@@ -5,7 +5,8 @@
 //! - [`name`]     names that cannot hold a bad value: [`UserName`], [`ServerName`], [`NodeName`], …
 //! - [`value`]    quantities and addresses: [`ByteCount`], [`Port`], [`HostPort`], [`Protocol`], …
 //! - [`users`]    accounts: `vpn.users.*`, bucket `vpn_users`
-//! - [`keys`]     credentials: `vpn.keys.*`, buckets `vpn_credentials`, `vpn_server_keys`, `vpn_grants`
+//! - [`keys`]     credentials: `vpn.keys.*`, buckets `vpn_credentials`, `vpn_server_keys`, `vpn_grants`,
+//!   `vpn_prekeys`
 //! - [`fleet`]    nodes and servers: `vpn.fleet.*`, buckets `vpn_nodes`, `vpn_servers`
 //! - [`runtime`]  what really runs: `vpn.runtime.*`, bucket `vpn_instances`, stream `vpn.event.*`
 

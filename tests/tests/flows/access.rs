@@ -1,6 +1,9 @@
 //! Who gets through, from when on and until when.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use contract::{
     Protocol, Timestamp,
@@ -8,6 +11,7 @@ use contract::{
     keys::{Link, Rotate},
     users::{Create, CreateMany, Delete, Resume, Suspend},
 };
+use flows::{house::Plan, programs::said};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use testkit::{wait::eventually, xray_client::XrayClient};
 
@@ -18,6 +22,9 @@ use crate::{
 
 /// What is promised for open sessions and for new ones alike.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
+/// An engine that started anew has got to know in this time, one by one, the first of those who are to come.
+const KNOWN_WITHIN: Duration = Duration::from_secs(2);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_dropped_while_200_users_come_and_go() {
     /// Who holds connections to Xray's servers, and how many each.
@@ -194,5 +201,49 @@ async fn access_ends_when_its_time_is_over() {
         let open = way.hold(&world.slow()).await;
         tokio::time::sleep_until(over.into()).await;
         report(&way, open, &world.page(), protocol, "expired").await;
+    }
+}
+
+/// Engines know keys before they have an owner. A key that somebody had is nobody's to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_access_gets_none_from_an_agent_or_engine_that_starts_anew() {
+    let protocol = Protocol::Shadowsocks2022;
+    let mut world = World::with(Plan { apart: true, ..Plan::on("process") }).await;
+    world.serve("server", protocol).await;
+    let mut ways = Vec::new();
+    for user in ["suspended", "deleted", "rotated"] {
+        world.create(user).await;
+        let way = Way::by(protocol, &world.link(user, "server").await).await;
+        way.accepted(&world.page()).await;
+        ways.push((user, way));
+    }
+    world.ask(Suspend { name: name("suspended"), reason: None }).await;
+    world.ask(Delete { name: name("deleted") }).await;
+    world.ask(Rotate { user: name("rotated") }).await;
+
+    for killed in ["engine", "agent"] {
+        match killed {
+            "engine" => {
+                for pid in world.house.children().into_keys() {
+                    said(Command::new("kill").args(["-9", &pid.to_string()])).unwrap();
+                }
+            }
+            _ => {
+                world.house.kill("runtime");
+                world.house.begin("runtime");
+            }
+        }
+        // Two are let in one after the other, so the engine has been told of those who are to come.
+        for number in 0..2 {
+            let user = format!("new{number}-{killed}");
+            world.create(&user).await;
+            let way = Way::by(protocol, &world.link(&user, "server").await).await;
+            way.accepted(&world.page()).await;
+        }
+        tokio::time::sleep(KNOWN_WITHIN).await;
+        for (user, way) in &ways {
+            let fetched = way.fetch(&world.page(), Duration::from_secs(1)).await;
+            assert!(fetched.is_err(), "{user} is let in again after the {killed} was killed");
+        }
     }
 }

@@ -39,7 +39,7 @@ pub async fn users(
                 Verdict::Leave | Verdict::Look => None,
             })
             .collect();
-        if ledger.write(&ctx.keyring, &orders).await? == Written::Stored {
+        if ledger.write(&ctx.keyring, &ctx.prekeys, &orders).await? == Written::Stored {
             return Ok(());
         }
     }

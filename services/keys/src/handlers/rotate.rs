@@ -16,7 +16,7 @@ pub async fn rotate(ctx: Arc<Ctx>, request: Rotate) -> Result<Rotated, Error> {
         if ledger.generation(&request.user).is_none() {
             return Err(Error::UserNotIssued(request.user));
         }
-        if ledger.write(&ctx.keyring, &orders).await? == Written::Stored {
+        if ledger.write(&ctx.keyring, &ctx.prekeys, &orders).await? == Written::Stored {
             let generation = ledger.generation(&request.user);
             let not_issued = || Error::UserNotIssued(request.user.clone());
             return Ok(Rotated { generation: generation.ok_or_else(not_issued)?, user: request.user });

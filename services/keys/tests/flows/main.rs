@@ -18,6 +18,7 @@
 mod grants;
 mod links;
 mod master;
+mod prekeys;
 mod restarts;
 mod secrets;
 mod users;

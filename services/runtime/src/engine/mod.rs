@@ -113,6 +113,18 @@ pub trait Engine: Send + Sync {
     /// Removes users and ends their open sessions.
     async fn remove(&self, users: &[UserName], pid: u32) -> Result<(), Error>;
 
+    /// Users will come with these secrets, and with none that was expected before and is not among these. An engine
+    /// that takes long to let somebody in can know them before, which [`Self::learn`] sees to; to others it means
+    /// nothing.
+    async fn expect(&self, _coming: &[UserSecret], _pid: u32) -> Result<(), Error> {
+        Ok(())
+    }
+
+    /// Gets to know one of those who are expected; false where it knows all of them.
+    async fn learn(&self) -> Result<bool, Error> {
+        Ok(false)
+    }
+
     /// Brings the file that the engine starts from up to date. Called once within a second of a change.
     async fn save(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error>;
 }

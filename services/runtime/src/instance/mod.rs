@@ -41,6 +41,7 @@ pub(crate) struct Instance {
     look_at: Instant,
     save_at: Option<Instant>,
     saving: Option<AbortOnDropHandle<()>>,
+    learn_at: Option<Instant>,
     /// What waits for the next attempt.
     causes: Vec<Trace>,
     gone: bool,
@@ -67,6 +68,7 @@ impl Instance {
             look_at: now + LOOK_EVERY,
             save_at: None,
             saving: None,
+            learn_at: None,
             causes: Vec::new(),
             gone: false,
         }
@@ -76,7 +78,7 @@ impl Instance {
     pub(crate) async fn run(mut self) {
         let mailbox = self.mailbox.clone();
         loop {
-            let due = self.save_at.map_or(self.look_at, |save| save.min(self.look_at));
+            let due = [self.save_at, self.learn_at].into_iter().flatten().fold(self.look_at, Instant::min);
             tokio::select! {
                 news = mailbox.take() => self.take_in(news).await,
                 () = sleep_until(due) => self.do_due().await,
@@ -98,6 +100,9 @@ impl Instance {
         }
         // Who was in the roster when the engine was brought in line is there already, which costs nothing.
         self.admit(&news.users, if ordered { &[] } else { &news.causes }).await;
+        if let Some(coming) = news.coming {
+            self.expect(&coming).await;
+        }
     }
 
     fn obey(&mut self, order: Order) {
@@ -122,6 +127,9 @@ impl Instance {
         let now = Instant::now();
         if self.save_at.is_some_and(|at| at <= now) {
             self.save().await;
+        }
+        if self.learn_at.is_some_and(|at| at <= now) {
+            self.learn().await;
         }
         if self.look_at <= now {
             self.look().await;
@@ -212,6 +220,9 @@ impl Instance {
             }
             look |= news.look;
             self.admit(&news.users, &news.causes).await;
+            if let Some(coming) = news.coming {
+                self.expect(&coming).await;
+            }
         };
         if look {
             // What happened while the daemon was asked may be missing in its answer.

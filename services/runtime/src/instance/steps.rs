@@ -131,6 +131,9 @@ impl Instance {
         self.serving = Some(Serving { pid });
         self.save_later();
         self.report(InstanceState::Running);
+        if let Some(coming) = roster.coming() {
+            self.expect(&coming).await;
+        }
         Ok(())
     }
 

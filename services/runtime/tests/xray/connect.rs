@@ -73,7 +73,14 @@ async fn an_engine_survives_users_who_connect_while_others_are_removed() {
         }
     };
     let removing = async {
-        for gone in &users[..60] {
+        for gone in &users[..40] {
+            server.remove(&[gone]).await;
+        }
+        // Where others wait behind the last user, they are moved.
+        let coming: Vec<_> = (0..40).map(|_| user(protocol, "next").secret).collect();
+        server.engine.expect(&coming, server.pid()).await.unwrap();
+        while server.engine.learn().await.unwrap() {}
+        for gone in &users[40..80] {
             server.remove(&[gone]).await;
         }
     };

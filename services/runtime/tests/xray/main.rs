@@ -21,6 +21,7 @@ mod backends;
 mod connect;
 mod cut;
 mod destinations;
+mod expected;
 mod file;
 mod proxy;
 mod scale;

@@ -29,7 +29,8 @@ pub(crate) fn measure(table: &mut Table) {
     let now = Timestamp::now();
     let ours = || {
         for _ in 0..AT_ONCE {
-            let issue = Issue { user: user.clone(), user_id: UserId(Uuid::now_v7()), generation: 1, address };
+            let user_id = UserId(Uuid::now_v7());
+            let issue = Issue { user: user.clone(), user_id, generation: 1, address, shadowsocks_2022: None };
             black_box(credentials(&keyring, issue, now).unwrap());
         }
     };

@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::placeholder::Placeholder;
+use super::nobody::Nobody;
 use crate::{
     backend::Error,
     engine::{EngineServer, EngineUser, UserSecret, private},
@@ -47,7 +47,7 @@ pub(super) fn file(
     users: &[EngineUser],
     inside: &Path,
 ) -> Result<Zeroizing<Vec<u8>>, Error> {
-    let placeholder = Placeholder::new()?;
+    let placeholder = Nobody::placeholder()?;
     let main = inbound(server, users, &placeholder)?;
     let kept_from = private::kept_from(&server.own_addresses, &server.server.allow_private);
     let parts = File {
@@ -175,7 +175,7 @@ struct RealitySettings<'a> {
 fn inbound<'a>(
     server: &'a EngineServer,
     users: &'a [EngineUser],
-    placeholder: &'a Placeholder,
+    placeholder: &'a Nobody,
 ) -> Result<Inbound<'a>, Error> {
     let port = server.server.port.get();
     match (&server.public, &server.server.reality) {
@@ -233,7 +233,7 @@ fn reality_settings<'a>(
     }
 }
 
-impl Placeholder {
+impl Nobody {
     fn client(&self) -> ShadowsocksClient<'_> {
         ShadowsocksClient { email: &self.email, password: Base64(self.key.as_slice()) }
     }

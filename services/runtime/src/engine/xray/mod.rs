@@ -4,7 +4,7 @@
 //! - [`check`]       what the program thinks of that file
 //! - [`api`]         its control socket
 //! - [`users`]       who may connect, while it runs
-//! - [`placeholder`] users whom nobody is
+//! - [`nobody`]      entries in its list that are no user's
 //! - [`sessions`]    who is connected, and how sessions of others end:
 //!   - [`access_log`]  who connected from where
 //!   - [`owners`]      what is known of that
@@ -14,7 +14,8 @@
 //! 26.3.27 is what all of this was tried with. What it leaves open:
 //!
 //! - A UDP socket of a user's program reaches one destination at a time; the reason is in [`config`].
-//! - With 10,000 users, Shadowsocks takes 15 ms to let one in and 30 ms to let one out; see [`users`].
+//! - With 10,000 users, Shadowsocks takes 15 ms to let one in whose key it does not know before, and as long to let
+//!   one out; see [`users`].
 //! - Who is removed sends no more datagrams over Shadowsocks, but one destination that sends without being asked is
 //!   still heard for up to eight minutes.
 //! - The log of who connected holds destinations, so no more than a mebibyte of it is kept.
@@ -25,8 +26,8 @@ mod check;
 mod config;
 mod files;
 mod follow;
+mod nobody;
 mod owners;
-mod placeholder;
 mod sessions;
 mod users;
 
@@ -42,7 +43,7 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::{api::Api, follow::Gone, sessions::Sessions, users::Users};
-use super::{Converged, Engine, EngineServer, EngineUser, Launch};
+use super::{Converged, Engine, EngineServer, EngineUser, Launch, UserSecret};
 use crate::backend::{Error, Rights};
 
 /// The image that `make images` builds.
@@ -151,19 +152,35 @@ impl Engine for Xray {
     }
 
     async fn converge(&self, users: &[EngineUser], pid: u32) -> Result<Converged, Error> {
+        self.sessions.are_of(pid);
         self.follow();
-        self.users.converge(users, pid).await
+        self.users.converge(users).await
     }
 
     async fn add(&self, users: &[EngineUser], pid: u32) -> Result<(), Error> {
+        self.sessions.are_of(pid);
         self.gone.remove(users.iter().map(|user| user.name.as_str()));
-        self.users.add(users, pid).await
+        self.users.add(users).await
     }
 
     async fn remove(&self, users: &[UserName], pid: u32) -> Result<(), Error> {
-        let removed = self.users.remove(users, pid).await;
-        self.gone.insert(users.iter().map(UserName::as_str));
+        self.sessions.are_of(pid);
+        let (names, removed) = self.users.remove(users).await;
+        self.gone.insert(names.iter().map(String::as_str));
         removed
+    }
+
+    async fn expect(&self, coming: &[UserSecret], pid: u32) -> Result<(), Error> {
+        self.sessions.are_of(pid);
+        let key = |secret: &UserSecret| match secret {
+            UserSecret::Shadowsocks2022(key) => Some(key.clone()),
+            _ => None,
+        };
+        self.users.expect(coming.iter().filter_map(key).collect()).await
+    }
+
+    async fn learn(&self) -> Result<bool, Error> {
+        self.users.learn().await
     }
 
     async fn save(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error> {

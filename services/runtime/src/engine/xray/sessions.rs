@@ -67,27 +67,31 @@ impl Sessions {
         Ok(())
     }
 
+    /// The engine's first process.
+    pub(super) fn are_of(&self, pid: u32) {
+        self.lock().pid = Some(pid);
+    }
+
     /// From now on exactly these may be connected.
-    pub(super) fn allow_only<'a>(&self, pid: u32, users: impl Iterator<Item = &'a str>) {
-        let mut state = self.lock();
-        state.pid = Some(pid);
-        state.allowed = Some(users.map(Arc::from).collect());
+    pub(super) fn allow_only<'a>(&self, users: impl Iterator<Item = &'a str>) {
+        self.lock().allowed = Some(users.map(Arc::from).collect());
     }
 
     /// From now on these may be connected, too.
-    pub(super) fn allow<'a>(&self, pid: u32, users: impl Iterator<Item = &'a str>) {
-        let mut state = self.lock();
-        state.pid = Some(pid);
-        if let Some(allowed) = &mut state.allowed {
+    pub(super) fn allow<'a>(&self, users: impl Iterator<Item = &'a str>) {
+        if let Some(allowed) = &mut self.lock().allowed {
             allowed.extend(users.map(Arc::from));
         }
     }
 
+    /// Whether this one may be connected.
+    pub(super) fn allows(&self, user: &str) -> bool {
+        self.lock().allowed.as_ref().is_some_and(|allowed| allowed.contains(user))
+    }
+
     /// From now on these may not.
-    pub(super) fn forbid<'a>(&self, pid: u32, users: impl Iterator<Item = &'a str>) {
-        let mut state = self.lock();
-        state.pid = Some(pid);
-        if let Some(allowed) = &mut state.allowed {
+    pub(super) fn forbid<'a>(&self, users: impl Iterator<Item = &'a str>) {
+        if let Some(allowed) = &mut self.lock().allowed {
             users.for_each(|user| {
                 allowed.remove(user);
             });

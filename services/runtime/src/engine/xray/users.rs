@@ -1,10 +1,12 @@
 //! The users of a running engine.
 //!
 //! VLESS takes and loses users in 0.2 ms each, many at a time. Shadowsocks 2022 does not: Xray reads all users' keys
-//! again for each one that comes or goes (13 ms with 10,000 of them, so 10,000 would take a minute). Many changes at
-//! once are therefore made by an inbound that has them all and takes the old one's place on the same port: for a moment
-//! both listen, then the old one stops listening. Open TCP connections stay; UDP sessions go on with the new inbound,
-//! and only there, for a user whose keys it knows.
+//! again for each one that comes or goes (13 ms with 10,000 of them, so 10,000 would take a minute).
+//!
+//! - One who comes is there before: its key is, without an owner; see [`nobody`](super::nobody).
+//! - Many changes at once are made by an inbound that has them all and takes the old one's place on the same port: for
+//!   a moment both listen, then the old one stops listening. Open TCP connections stay; UDP sessions go on with the new
+//!   inbound, and only there, for a user whose keys it knows.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -26,7 +28,7 @@ use super::{
     },
     blocking,
     config::{FLOW, INBOUND},
-    placeholder::{Placeholder, is_placeholder},
+    nobody::{Key, Nobodies, Nobody},
     sessions::Sessions,
     wrong_secret,
 };
@@ -51,66 +53,96 @@ pub(super) struct Users {
     protocol: Protocol,
     api: Api,
     sessions: Arc<Sessions>,
-    /// One change after the other: each looks at what is there first. And so many placeholders there are.
-    changing: Mutex<usize>,
+    /// Held during a change: each looks first at what is there.
+    nobodies: Mutex<Nobodies>,
 }
 
 /// What leads from the users that are there to those that should be.
 #[derive(Default)]
-struct Change {
-    leave: Vec<String>,
+pub(super) struct Change {
+    pub(super) leave: Vec<String>,
     /// With another account than they have.
-    change: Vec<User>,
-    join: Vec<User>,
+    pub(super) change: Vec<User>,
+    pub(super) join: Vec<User>,
 }
 
 impl Users {
     pub(super) fn new(protocol: Protocol, api: Api, sessions: Arc<Sessions>) -> Self {
-        Self { protocol, api, sessions, changing: Mutex::new(0) }
+        Self { protocol, api, sessions, nobodies: Mutex::default() }
     }
 
     /// Exactly these, and no session of anybody else.
-    pub(super) async fn converge(&self, users: &[EngineUser], pid: u32) -> Result<Converged, Error> {
+    pub(super) async fn converge(&self, users: &[EngineUser]) -> Result<Converged, Error> {
         let wanted = accounts(self.protocol, users)?;
-        let mut placeholders = self.changing.lock().await;
-        self.sessions.allow_only(pid, users.iter().map(|user| user.name.as_str()));
+        let mut nobodies = self.nobodies.lock().await;
         let tag = self.only_inbound().await?;
-        let mut there = by_name(self.api.users(&tag).await?);
-        let mut change = Change::between(wanted, &mut there);
-        *placeholders = there.keys().filter(|name| is_placeholder(name)).count();
-        change.leave = there.into_keys().filter(|name| !is_placeholder(name)).collect();
+        let change = nobodies.compare(wanted, self.api.users(&tag).await?);
+        self.sessions.allow_only(nobodies.standing(users.iter().map(|user| user.name.as_str())));
         let converged =
             Converged { added: change.join.len() + change.change.len(), removed: change.leave.len() };
-        self.make(&tag, change, &mut placeholders).await?;
+        self.make(&tag, change, &mut nobodies).await?;
         // Also those who lost access while nobody was looking.
         self.end_sessions(Vec::new()).await?;
         Ok(converged)
     }
 
     /// These too. Who is there with another account gets this one, and the sessions opened with the old one end.
-    pub(super) async fn add(&self, users: &[EngineUser], pid: u32) -> Result<(), Error> {
+    pub(super) async fn add(&self, users: &[EngineUser]) -> Result<(), Error> {
         let users = accounts(self.protocol, users)?;
-        let mut placeholders = self.changing.lock().await;
-        let tag = self.inbound().await?;
-        self.sessions.allow(pid, users.iter().map(|user| user.email.as_str()));
-        let taken =
-            if self.are_many(&tag, users.len()).await? { users } else { self.join(&tag, users).await? };
-        if taken.is_empty() {
+        let mut nobodies = self.nobodies.lock().await;
+        let (users, before) = nobodies.welcome(users, |name| self.sessions.allows(name));
+        if users.is_empty() && before.is_empty() {
             return Ok(());
         }
-        let mut there = by_name(self.api.users(&tag).await?);
-        self.make(&tag, Change::between(taken, &mut there), &mut placeholders).await
+        let tag = self.inbound().await?;
+        self.sessions.allow(users.iter().map(|user| user.email.as_str()));
+        let many = self.are_many(&tag, users.len()).await?;
+        let taken = if many { users } else { self.join(&tag, users, &mut nobodies).await? };
+        if !taken.is_empty() {
+            let mut there = by_name(self.api.users(&tag).await?);
+            self.make(&tag, Change::between(taken, &mut there), &mut nobodies).await?;
+        }
+        if before.is_empty() {
+            return Ok(());
+        }
+        self.sessions.forbid(before.iter().map(String::as_str));
+        let left = self.inbound().await?;
+        self.make(&left, Change { leave: before.clone(), ..Change::default() }, &mut nobodies).await?;
+        self.end_old_sessions(before).await
     }
 
-    /// Not these, and none of their sessions.
-    pub(super) async fn remove(&self, users: &[UserName], pid: u32) -> Result<(), Error> {
-        let mut placeholders = self.changing.lock().await;
-        self.sessions.forbid(pid, users.iter().map(UserName::as_str));
-        let leave: Vec<String> = users.iter().map(UserName::to_string).collect();
+    /// Not these, and none of their sessions. Returns also the names under which they stood.
+    pub(super) async fn remove(&self, users: &[UserName]) -> (Vec<String>, Result<(), Error>) {
+        let mut nobodies = self.nobodies.lock().await;
+        let leave: Vec<String> = users.iter().map(|name| nobodies.part(name.as_str())).collect();
+        let left = self.let_go(leave.clone(), &mut nobodies).await;
+        (leave, left)
+    }
+
+    /// Whoever comes with these keys, and with no others, should be there before.
+    pub(super) async fn expect(&self, keys: Vec<Key>) -> Result<(), Error> {
+        let mut nobodies = self.nobodies.lock().await;
+        let late = nobodies.expect(keys);
+        if late.is_empty() { Ok(()) } else { self.let_go(late, &mut nobodies).await }
+    }
+
+    /// Puts one there who is expected; false where nobody was missing.
+    pub(super) async fn learn(&self) -> Result<bool, Error> {
+        let mut nobodies = self.nobodies.lock().await;
+        let Some(nobody) = nobodies.missing() else { return Ok(false) };
+        let tag = self.inbound().await?;
+        self.sessions.allow(std::iter::once(nobody.email.as_str()));
+        self.api.add_user(&tag, nobody.user()).await?;
+        nobodies.waits(nobody);
+        Ok(true)
+    }
+
+    async fn let_go(&self, leave: Vec<String>, nobodies: &mut Nobodies) -> Result<(), Error> {
+        self.sessions.forbid(leave.iter().map(String::as_str));
         let left = match self.inbound().await {
             Ok(tag) => {
                 let change = Change { leave: leave.clone(), ..Change::default() };
-                self.make(&tag, change, &mut placeholders).await
+                self.make(&tag, change, nobodies).await
             }
             Err(error) => Err(error),
         };
@@ -118,26 +150,24 @@ impl Users {
         self.end_sessions(leave).await.and(left)
     }
 
-    async fn make(&self, tag: &str, change: Change, placeholders: &mut usize) -> Result<(), Error> {
+    async fn make(&self, tag: &str, change: Change, nobodies: &mut Nobodies) -> Result<(), Error> {
         let leaving = change.leave.len() + change.change.len();
         let changes = leaving + change.join.len();
         if changes == 0 {
             return Ok(());
         }
-        let replace = *placeholders + leaving > PLACEHOLDERS || self.are_many(tag, changes).await?;
-        if replace && self.protocol == Protocol::Shadowsocks2022 && self.replace_inbound(tag, &change).await?
+        let replace = nobodies.placeholders() + leaving > PLACEHOLDERS || self.are_many(tag, changes).await?;
+        if replace
+            && self.protocol == Protocol::Shadowsocks2022
+            && self.replace_inbound(tag, &change, nobodies).await?
         {
-            *placeholders = 1;
             return Ok(());
         }
-        if self.protocol == Protocol::Shadowsocks2022 {
-            *placeholders += leaving;
-        }
         let changed: Vec<String> = change.change.iter().map(|user| user.email.clone()).collect();
-        self.leave(tag, change.leave.into_iter().chain(changed.iter().cloned()).collect()).await?;
+        self.leave(tag, change.leave.into_iter().chain(changed.iter().cloned()).collect(), nobodies).await?;
         // Sessions of the old account have the same name as those of the new one, so they end in between.
         self.end_old_sessions(changed).await?;
-        let taken = self.join(tag, change.join.into_iter().chain(change.change).collect()).await?;
+        let taken = self.join(tag, change.join.into_iter().chain(change.change).collect(), nobodies).await?;
         match taken.first() {
             None => Ok(()),
             Some(user) => {
@@ -148,7 +178,10 @@ impl Users {
     }
 
     /// Adds users; returns those whose name was taken.
-    async fn join(&self, tag: &str, users: Vec<User>) -> Result<Vec<User>, Error> {
+    async fn join(&self, tag: &str, users: Vec<User>, nobodies: &mut Nobodies) -> Result<Vec<User>, Error> {
+        if !users.is_empty() {
+            nobodies.joined();
+        }
         let added = futures::stream::iter(users).map(|user| async move {
             let added = self.api.add_user(tag, user.clone()).await?;
             Ok::<_, Error>((added == Added::NameTaken).then_some(user))
@@ -156,12 +189,17 @@ impl Users {
         added.buffer_unordered(AT_ONCE).try_filter_map(|taken| async { Ok(taken) }).try_collect().await
     }
 
-    async fn leave(&self, tag: &str, names: Vec<String>) -> Result<(), Error> {
+    async fn leave(&self, tag: &str, names: Vec<String>, nobodies: &mut Nobodies) -> Result<(), Error> {
         match self.protocol {
             Protocol::Shadowsocks2022 => {
                 for name in names {
-                    self.api.add_user(tag, Placeholder::new()?.user()).await?;
+                    if !nobodies.end_the_list() {
+                        let placeholder = Nobody::placeholder()?;
+                        self.api.add_user(tag, placeholder.user()).await?;
+                        nobodies.placed(&placeholder);
+                    }
                     self.api.remove_user(tag, &name).await?;
+                    nobodies.left(&name);
                 }
                 Ok(())
             }
@@ -183,7 +221,12 @@ impl Users {
 
     /// Puts an inbound with the change made in the place of this one; false where it would be too large for one
     /// message, which 25,000 users are.
-    async fn replace_inbound(&self, tag: &str, change: &Change) -> Result<bool, Error> {
+    async fn replace_inbound(
+        &self,
+        tag: &str,
+        change: &Change,
+        nobodies: &mut Nobodies,
+    ) -> Result<bool, Error> {
         let not_understood = || {
             let message = "Xray describes its own inbound in a way that is not understood".to_owned();
             Error::new(Code::RUNTIME_ENGINE_FAILED, message)
@@ -199,10 +242,13 @@ impl Users {
             .chain(change.change.iter().map(|user| &user.email))
             .map(String::as_str)
             .collect();
-        let stay = self.api.users(tag).await?.into_iter();
-        let stay = stay.filter(|user| !is_placeholder(&user.email) && !gone.contains(user.email.as_str()));
+        let stay = nobodies.users_of(self.api.users(tag).await?);
+        let stay = stay.filter(|user| !gone.contains(user.email.as_str()));
         let come = change.join.iter().chain(&change.change).cloned();
-        server.users = stay.chain(come).chain([Placeholder::new()?.user()]).collect();
+        let (waiting, placeholder) = (nobodies.all_waiting(), Nobody::placeholder()?);
+        let last = waiting.iter().chain([&placeholder]).map(Nobody::user);
+        server.users = stay.chain(come).chain(last).collect();
+        self.sessions.allow(waiting.iter().map(|nobody| nobody.email.as_str()));
 
         inbound.proxy = Some(Typed::new(&server));
         inbound.tag = next_tag(tag);
@@ -217,6 +263,7 @@ impl Users {
             }
         }
         self.api.remove_inbound(tag).await?;
+        nobodies.replaced(waiting, &placeholder);
         self.end_old_sessions(change.change.iter().map(|user| user.email.clone()).collect()).await?;
         Ok(true)
     }
@@ -275,13 +322,6 @@ impl Change {
     }
 }
 
-impl Placeholder {
-    fn user(&self) -> User {
-        let account = ShadowsocksAccount { key: STANDARD.encode(self.key.as_slice()) };
-        User { email: self.email.clone(), account: Some(Typed::new(&account)) }
-    }
-}
-
 fn accounts(protocol: Protocol, users: &[EngineUser]) -> Result<Vec<User>, Error> {
     users
         .iter()
@@ -302,7 +342,7 @@ fn accounts(protocol: Protocol, users: &[EngineUser]) -> Result<Vec<User>, Error
 }
 
 /// Whether two accounts let in the same client. Xray's answer says more than we asked for, so bytes don't tell.
-fn same(one: Option<&Typed>, other: Option<&Typed>) -> bool {
+pub(super) fn same(one: Option<&Typed>, other: Option<&Typed>) -> bool {
     let (Some(one), Some(other)) = (one, other) else { return false };
     if one.name != other.name {
         return false;
