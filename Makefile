@@ -7,6 +7,12 @@ PROFILE ?= dev
 
 # cargo's folder for a profile
 TEST_TARGET = target/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+# Programs for users are static, with musl: nothing of the machine's is needed and less memory. `make setup` fetches
+# what that takes; where it cannot be had, they are built for the C library that is there.
+MUSL = $(shell uname -m)-unknown-linux-musl
+RELEASE_TARGET = $(or $(shell rustup target list --installed 2>/dev/null | grep -x $(MUSL)),$(shell rustc -vV | sed -n 's/^host: //p'))
+# Where they are.
+PROGRAMS = target/programs
 # Cargo.lock says what is built, here as in CI.
 CARGO_FLAGS = --locked
 SCRIPTS = tools/setup tools/daemons tools/lib.sh tools/images/build tools/jaeger/run .ci/run
@@ -33,19 +39,20 @@ setup-process:
 	@tools/setup --no-daemon
 
 .PHONY: build
-build: ## the programs: target/release/vpnd, vpn and what the demo and bench need
-	cargo build $(CARGO_FLAGS) --release --workspace --bins
+build: ## the programs: vpnd and vpn in target/programs, and what the demo and bench need
+	cargo build $(CARGO_FLAGS) --release --target $(RELEASE_TARGET) --workspace --bins
+	@ln -sfn $(RELEASE_TARGET)/release $(PROGRAMS)
 
 .PHONY: images
 images: build ## the container images that servers run
-	@tools/images/build xray wireguard target/release/vpnd
+	@tools/images/build xray wireguard $(PROGRAMS)/vpnd
 
 # Each backend's own preparations; an unknown one is told by the demo itself.
 DEMO_NEEDS = $(if $(filter process,$(BACKEND)),setup-process build,setup images)
 
 .PHONY: demo
 demo: $(DEMO_NEEDS) ## all of it at work: bus, services, servers, users, real clients, one trace
-	target/release/demo --backend $(BACKEND)
+	$(PROGRAMS)/demo --backend $(BACKEND)
 
 .PHONY: test
 test: setup lint ## every test and lint; what CI runs
@@ -55,7 +62,7 @@ test: setup lint ## every test and lint; what CI runs
 
 .PHONY: bench
 bench: setup images ## measure against the floor of the same run; writes target/bench.json
-	target/release/bench
+	$(PROGRAMS)/bench
 
 .PHONY: lint
 lint: ## format, clippy, unused and unwanted dependencies, scripts

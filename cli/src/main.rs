@@ -19,6 +19,7 @@ use std::process::ExitCode;
 use args::{Args, Command};
 use clap::Parser;
 use contract::Error;
+use mimalloc::MiMalloc;
 
 use crate::{
     config::Config,
@@ -26,6 +27,10 @@ use crate::{
     error::Failure,
     output::Output,
 };
+
+/// As in `vpnd`.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {

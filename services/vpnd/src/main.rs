@@ -13,8 +13,16 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context;
 use bus::Shutdown;
 use clap::Parser;
-use config::{Args, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use config::{Args, Command, Common};
+use mimalloc::MiMalloc;
+use tokio::{
+    runtime::Builder,
+    signal::unix::{SignalKind, signal},
+};
+
+/// musl's own is slow where several threads allocate: 10,000 users took 1.7 s instead of 0.9.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// The last spans get so long to leave.
 const FLUSH_WITHIN: Duration = Duration::from_secs(1);
@@ -26,7 +34,7 @@ fn main() -> ExitCode {
         Command::WireguardDevice(device) => {
             runtime::engine::wireguard::run_device(&device.into()).map_err(anyhow::Error::new)
         }
-        command => run(args.common, command),
+        command => start(args.common, command),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -38,8 +46,18 @@ fn main() -> ExitCode {
     }
 }
 
-#[tokio::main]
-async fn run(common: config::Common, command: Command) -> anyhow::Result<()> {
+/// A thread for each processor where all services share them, and one for a service alone: each costs it memory, and
+/// what takes long has threads of its own.
+fn start(common: Common, command: Command) -> anyhow::Result<()> {
+    let mut threads = Builder::new_multi_thread();
+    if !matches!(command, Command::All(_)) {
+        threads.worker_threads(1);
+    }
+    // On such a thread, and not on the first one: two stacks take more memory than one.
+    threads.enable_all().build()?.block_on(async { tokio::spawn(run(common, command)).await? })
+}
+
+async fn run(common: Common, command: Command) -> anyhow::Result<()> {
     let telemetry = telemetry::init(&common.telemetry(command.name()))?;
     let shutdown = Shutdown::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -38,8 +38,13 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use contract::Protocol;
+use mimalloc::MiMalloc;
 use table::Table;
 use testkit::programs::workspace;
+
+/// As in `vpnd`: the floors stand on the same ground.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Measures what the house costs, against the floor of the same run.
 #[derive(Parser)]
