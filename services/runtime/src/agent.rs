@@ -163,7 +163,6 @@ impl Agent {
         self.opener.take(self.desired.grant.as_ref());
         self.rosters.clear();
         self.order_all(|_| true, None);
-        self.expect();
     }
 
     fn order_all(&mut self, which: impl Fn(&Server) -> bool, cause: Option<&Trace>) {
@@ -195,20 +194,23 @@ impl Agent {
 
     /// The users of a protocol, opened when it is served first.
     fn roster(&mut self, protocol: Protocol) -> Roster {
-        let Self { rosters, desired, opener, .. } = self;
-        let open = || {
-            let roster = Roster::default();
-            {
-                let mut users = roster.lock();
-                for name in desired.active.keys() {
-                    if let Some(user) = opener.access(desired, name, protocol) {
-                        users.insert(name.clone(), user);
-                    }
+        if let Some(roster) = self.rosters.get(&protocol) {
+            return roster.clone();
+        }
+        let roster = Roster::default();
+        {
+            let mut users = roster.lock();
+            for name in self.desired.active.keys() {
+                if let Some(user) = self.opener.access(&self.desired, name, protocol) {
+                    users.insert(name.clone(), user);
                 }
             }
-            roster
-        };
-        rosters.entry(protocol).or_insert_with(open).clone()
+        }
+        self.rosters.insert(protocol, roster.clone());
+        if protocol == Prekeys::PROTOCOL {
+            self.expect();
+        }
+        roster
     }
 
     /// Says whether it concerns this node.
@@ -253,7 +255,6 @@ impl Agent {
         let changed = self.opener.take(self.desired.grant.as_ref());
         self.rosters.retain(|protocol, _| !changed.contains(protocol));
         self.order_all(|server| changed.contains(&server.protocol), Some(&cause));
-        self.expect();
     }
 
     /// Tells the engines with which keys the next Shadowsocks users will come: those of whom nobody has one. A user

@@ -1,7 +1,7 @@
 //! What the rest of the house wants of this node, as one value that is folded from the bus and kept on disk for
 //! when the bus is away. Private parts in it are sealed.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bus::Change;
 use contract::{
@@ -21,8 +21,8 @@ pub(crate) struct Desired {
     pub(crate) server_keys: BTreeMap<ServerName, ServerKeys>,
     /// Users that may connect.
     pub(crate) active: BTreeMap<UserName, UserId>,
-    /// What they prove themselves with.
-    pub(crate) credentials: BTreeMap<UserName, Credentials>,
+    /// What they prove themselves with; shared with the copy that goes to disk.
+    pub(crate) credentials: BTreeMap<UserName, Arc<Credentials>>,
     /// What opens the private parts.
     pub(crate) grant: Option<Grant>,
     /// What the next users will prove themselves with, where that is known. Not kept: while the bus is away nobody
@@ -64,7 +64,7 @@ impl Desired {
     pub(crate) fn credentials(&mut self, change: Change<Credentials>) -> Option<UserName> {
         let name = change.key.parse::<UserName>().ok()?;
         match change.entry.value {
-            Some(credentials) => self.credentials.insert(name.clone(), credentials),
+            Some(credentials) => self.credentials.insert(name.clone(), Arc::new(credentials)),
             None => self.credentials.remove(&name),
         };
         Some(name)
@@ -73,7 +73,7 @@ impl Desired {
     /// The credentials of a user who may connect; those of an earlier user of the name do not count.
     pub(crate) fn access(&self, name: &UserName) -> Option<&Credentials> {
         let id = self.active.get(name)?;
-        self.credentials.get(name).filter(|credentials| credentials.user_id == *id)
+        self.credentials.get(name).map(Arc::as_ref).filter(|credentials| credentials.user_id == *id)
     }
 
     /// The servers of this node that speak the protocol.

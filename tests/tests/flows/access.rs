@@ -1,6 +1,8 @@
 //! Who gets through, from when on and until when.
 
 use std::{
+    fs,
+    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -13,7 +15,7 @@ use contract::{
 };
 use flows::{house::Plan, programs::said};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use testkit::{wait::eventually, xray_client::XrayClient};
+use testkit::{programs::program, wait::eventually, xray_client::XrayClient};
 
 use crate::{
     way::{Session, Way},
@@ -202,6 +204,34 @@ async fn access_ends_when_its_time_is_over() {
         tokio::time::sleep_until(over.into()).await;
         report(&way, open, &world.page(), protocol, "expired").await;
     }
+}
+
+/// Engines know keys before they have an owner: who gets one is in without anybody's doing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_is_in_while_the_agent_is_away() {
+    let protocol = Protocol::Shadowsocks2022;
+    let mut world = World::with(Plan { apart: true, ..Plan::on("process") }).await;
+    world.serve("server", protocol).await;
+    eventually("the engine knows the first of those who are to come", SOON, async || {
+        let known = users_in_engine(world.house.run_dir());
+        if known > 4 { Ok(()) } else { Err(format!("it knows {known}")) }
+    })
+    .await;
+    world.house.kill("runtime");
+    world.create("alice").await;
+    let way = Way::by(protocol, &world.link("alice", "server").await).await;
+    way.accepted(&world.page()).await;
+}
+
+/// As Xray's own command line counts them.
+fn users_in_engine(run_dir: PathBuf) -> usize {
+    let mut servers = fs::read_dir(run_dir).unwrap().map(|entry| entry.unwrap().path().join("api.sock"));
+    let socket = servers.find(|socket| socket.exists()).expect("an engine");
+    let server = format!("--server=unix://{}", socket.display());
+    let mut count = Command::new(program("xray"));
+    let answer = said(count.args(["api", "inboundusercount", &server, "--tag=vpn-in"])).unwrap();
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    usize::try_from(answer["count"].as_u64().unwrap()).unwrap()
 }
 
 /// Engines know keys before they have an owner. A key that somebody had is nobody's to come.

@@ -1,6 +1,7 @@
-//! From the reply that a user is created to a real handshake of that user, with 10,000 users on the server.
+//! From the reply that a user is created to a real handshake of that user, with 10,000 users on the server; and from
+//! the reply that one is suspended to the first that fails.
 //!
-//! Timed is all of it: the credentials that follow, asking for the link, giving it to a client, and tries of that
+//! Timed is all of the former: the credentials that follow, asking for the link, giving it to a client, and tries of that
 //! client until one gets through. The floor is the same for a user who has been there all along: link, client,
 //! handshake.
 
@@ -11,7 +12,11 @@ use std::{
 
 use bus::Bus;
 use bytes::Bytes;
-use contract::{Protocol, ServerName, UserName, keys::Link, users::Create};
+use contract::{
+    Protocol, ServerName, UserName,
+    keys::Link,
+    users::{Create, Suspend},
+};
 use flows::{
     House,
     house::Plan,
@@ -34,18 +39,23 @@ const SERVER: &str = "bench";
 /// Each in a house of its own, for there is no bulk deletion.
 const BULKS: usize = 3;
 const ROUNDS: usize = 200;
+/// Users who are refused; being sure that one is takes a third of a second.
+const OUTS: usize = 60;
+/// An engine takes up to 30 ms to forget the key of one who is refused already, and others wait for that.
+const APART: Duration = Duration::from_millis(100);
 /// So many who did not get through say enough.
 const LOST_MAX: usize = 2;
 
 pub(crate) async fn measure(table: &mut Table, only: Option<Protocol>) {
     let internet = Internet::open().await;
     for protocol in Protocol::ALL.into_iter().filter(|protocol| only.is_none_or(|only| only == *protocol)) {
-        let (mut bulk, mut single) = (Pair::default(), Pair::default());
+        let (mut bulk, mut single, mut refused) = (Pair::default(), Pair::default(), Pair::default());
         for round in 0..BULKS {
             let place = Place::open(protocol, &internet).await;
             place.bulk(round, &mut bulk).await;
             if round + 1 == BULKS {
                 single = place.one_by_one().await;
+                refused = place.out_one_by_one().await;
             }
         }
         let (ours, floor) = bulk.ms(50);
@@ -54,6 +64,11 @@ pub(crate) async fn measure(table: &mut Table, only: Option<Protocol>) {
         for (percent, goal) in [(50, Goal::None), (95, Goal::AtMost(10.0))] {
             let (ours, floor) = single.ms(percent);
             let name = format!("{protocol}: created to through, 10,000 users, p{percent}");
+            table.add(name, ours, floor, "ms", goal);
+        }
+        for (percent, goal) in [(50, Goal::None), (95, Goal::AtMost(10.0))] {
+            let (ours, floor) = refused.ms(percent);
+            let name = format!("{protocol}: suspended to refused, 10,000 users, p{percent}");
             table.add(name, ours, floor, "ms", goal);
         }
     }
@@ -138,16 +153,48 @@ impl Place {
         pair
     }
 
-    /// Returns when the user has got through, or has not for long enough.
-    async fn through(&self, user: &str) -> Instant {
+    /// One user less: from the reply until the beginning of the first try that does not get through. The floor is a
+    /// try that does, as the tries of one user follow each other.
+    async fn out_one_by_one(&self) -> Pair {
+        let mut pair = Pair::default();
+        for round in 0..OUTS {
+            sleep(APART).await;
+            let user = format!("user-{:05}", MANY / 2 + round);
+            let name: UserName = user.parse().unwrap();
+            let link = self.link(&user).await;
+            let through = self.clients.get_through(&link).await;
+            let started = Instant::now();
+            assert!(through.again().await, "{user} does not get through");
+            pair.floor.push(started.elapsed());
+            self.bus.call(Suspend { name, reason: None }).await.unwrap();
+            let started = Instant::now();
+            let refused_at = loop {
+                let at = Instant::now();
+                if !through.again().await {
+                    break at;
+                }
+                assert!(started.elapsed() < WITHIN, "{user} goes on getting through");
+            };
+            pair.ours.push(refused_at - started);
+            through.leave().await;
+        }
+        pair
+    }
+
+    async fn link(&self, user: &str) -> String {
         let user: UserName = user.parse().unwrap();
         let server: ServerName = SERVER.parse().unwrap();
-        let link = loop {
+        loop {
             match self.bus.call(Link { user: user.clone(), server: Some(server.clone()) }).await {
-                Ok(links) if !links.links.is_empty() => break links.links[0].link.clone(),
+                Ok(links) if !links.links.is_empty() => return links.links[0].link.clone(),
                 _ => sleep(Duration::from_millis(1)).await,
             }
-        };
+        }
+    }
+
+    /// Returns when the user has got through, or has not for long enough.
+    async fn through(&self, user: &str) -> Instant {
+        let link = self.link(user).await;
         let through = self.clients.get_through(&link).await;
         let at = Instant::now();
         if !through.leave().await {

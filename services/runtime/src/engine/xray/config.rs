@@ -1,7 +1,9 @@
 //! The file that Xray starts from.
 //!
 //! How a connection goes through it: an inbound (the server's protocol, or the control socket), then the first
-//! rule that fits, then an outbound. What no rule fits goes to the first outbound, which swallows it.
+//! rule that fits, then an outbound. TCP that no rule fits goes to the first outbound, which lets it out: so a rule
+//! that is added behind the others while the engine runs still counts, as those do that keep a user who leaves from
+//! everything (see [`users`](super::users)).
 //!
 //! Destinations that users are kept from, by address: a rule. By name: Xray's own DNS leaves private addresses out
 //! of every answer, and the ways out connect to nothing that it did not answer (`ForceIP…`), so there is no second
@@ -32,6 +34,8 @@ use crate::{
 pub(super) const INBOUND: &str = "vpn-in";
 /// All users speak it (VLESS); `xtls-rprx-vision` hides TLS inside TLS.
 pub(super) const FLOW: &str = "xtls-rprx-vision";
+/// The tag of the outbound that swallows everything.
+pub(super) const BLOCKED: &str = "blocked";
 /// The control socket, in the run directory.
 pub(super) const API_SOCKET: &str = "api.sock";
 /// Who connected from where and to what, in the run directory.
@@ -53,7 +57,7 @@ pub(super) fn file(
     let parts = File {
         // Warnings name the UUID of a user whose client is set up wrongly; errors name none.
         log: json!({ "loglevel": "error", "access": inside.join(ACCESS_LOG) }),
-        api: json!({ "tag": "api", "services": ["HandlerService", "StatsService", "LoggerService"] }),
+        api: json!({ "tag": "api", "services": ["HandlerService", "RoutingService", "StatsService", "LoggerService"] }),
         stats: json!({}),
         policy: json!({ "levels": { "0": {
             "statsUserUplink": true, "statsUserDownlink": true, "statsUserOnline": true,
@@ -96,9 +100,8 @@ fn api_inbound(inside: &Path) -> Value {
 fn routing(kept_from: &[IpNet]) -> Value {
     json!({ "domainStrategy": "AsIs", "rules": [
         { "inboundTag": ["api-in"], "outboundTag": "api" },
-        { "ip": kept_from, "outboundTag": "blocked" },
+        { "ip": kept_from, "outboundTag": BLOCKED },
         { "network": "udp", "outboundTag": "direct-udp" },
-        { "network": "tcp", "outboundTag": "direct" },
     ] })
 }
 
@@ -106,9 +109,9 @@ fn routing(kept_from: &[IpNet]) -> Value {
 fn outbounds() -> Value {
     let strategy = "ForceIPv4v6";
     json!([
-        { "tag": "blocked", "protocol": "blackhole" },
         { "tag": "direct", "protocol": "freedom", "targetStrategy": strategy,
           "settings": { "domainStrategy": strategy } },
+        { "tag": BLOCKED, "protocol": "blackhole" },
         { "tag": "direct-udp", "protocol": "freedom", "targetStrategy": strategy,
           "settings": { "domainStrategy": strategy },
           "streamSettings": { "sockopt": { "dialerProxy": "direct" } } },

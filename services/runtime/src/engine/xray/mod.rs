@@ -99,7 +99,8 @@ impl Xray {
     }
 
     async fn write(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error> {
-        let file = config::file(server, users, &self.place.inside)?;
+        // 15 ms with 10,000 users, in which the thread's other tasks go on elsewhere.
+        let file = tokio::task::block_in_place(|| config::file(server, users, &self.place.inside))?;
         let path = self.place.run_dir.join(CONFIG);
         blocking(move || files::replace(&path, &file)).await
     }

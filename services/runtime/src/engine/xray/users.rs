@@ -4,6 +4,7 @@
 //! again for each one that comes or goes (13 ms with 10,000 of them, so 10,000 would take a minute).
 //!
 //! - One who comes is there before: its key is, without an owner; see [`nobody`](super::nobody).
+//! - One who leaves is kept from everything by a rule before its key is taken back, where that takes longer.
 //! - Many changes at once are made by an inbound that has them all and takes the old one's place on the same port: for
 //!   a moment both listen, then the old one stops listening. Open TCP connections stay; UDP sessions go on with the new
 //!   inbound, and only there, for a user whose keys it knows.
@@ -27,7 +28,7 @@ use super::{
         messages::{Named as _, ShadowsocksAccount, ShadowsocksServer, Typed, User, VlessAccount},
     },
     blocking,
-    config::{FLOW, INBOUND},
+    config::{BLOCKED, FLOW, INBOUND},
     nobody::{Key, Nobodies, Nobody},
     sessions::Sessions,
     wrong_secret,
@@ -45,6 +46,10 @@ const KEYS_READ: usize = 200_000;
 /// Each Shadowsocks user who leaves costs a placeholder, which is read like any other user's key: so many of them add
 /// a millisecond to every change.
 const PLACEHOLDERS: usize = 1_000;
+/// With so many users of Shadowsocks it takes more than a millisecond to take a key back.
+const SLOW: usize = 1_000;
+/// The rule that keeps those from everything who are leaving.
+const LEAVING: &str = "leaving";
 /// A handshake that was accepted with an account which is gone by now has its line in the log after so long.
 const LATE_LINE: Duration = Duration::from_millis(50);
 
@@ -81,6 +86,10 @@ impl Users {
         let converged =
             Converged { added: change.join.len() + change.change.len(), removed: change.leave.len() };
         self.make(&tag, change, &mut nobodies).await?;
+        if self.api.rules().await?.iter().any(|rule| rule == LEAVING) {
+            // Of an agent that ended in the middle.
+            self.api.remove_rule(LEAVING).await?;
+        }
         // Also those who lost access while nobody was looking.
         self.end_sessions(Vec::new()).await?;
         Ok(converged)
@@ -139,15 +148,22 @@ impl Users {
 
     async fn let_go(&self, leave: Vec<String>, nobodies: &mut Nobodies) -> Result<(), Error> {
         self.sessions.forbid(leave.iter().map(String::as_str));
-        let left = match self.inbound().await {
-            Ok(tag) => {
-                let change = Change { leave: leave.clone(), ..Change::default() };
-                self.make(&tag, change, nobodies).await
-            }
-            Err(error) => Err(error),
-        };
+        let left = self.take_back(&leave, nobodies).await;
         // Whatever the engine said: who may not connect has no session.
         self.end_sessions(leave).await.and(left)
+    }
+
+    async fn take_back(&self, leave: &[String], nobodies: &mut Nobodies) -> Result<(), Error> {
+        let tag = self.inbound().await?;
+        let change = Change { leave: leave.to_vec(), ..Change::default() };
+        let slow = self.protocol == Protocol::Shadowsocks2022 && self.api.count_users(&tag).await? > SLOW;
+        if !slow {
+            return self.make(&tag, change, nobodies).await;
+        }
+        self.api.add_rule(LEAVING, leave, BLOCKED).await?;
+        self.end_sessions(leave.to_vec()).await?;
+        self.make(&tag, change, nobodies).await?;
+        self.api.remove_rule(LEAVING).await
     }
 
     async fn make(&self, tag: &str, change: Change, nobodies: &mut Nobodies) -> Result<(), Error> {

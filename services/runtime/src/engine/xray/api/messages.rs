@@ -45,6 +45,7 @@ named! {
     VlessAccount = "xray.proxy.vless.Account";
     ShadowsocksAccount = "xray.proxy.shadowsocks_2022.Account";
     ShadowsocksServer = "xray.proxy.shadowsocks_2022.MultiUserServerConfig";
+    Routing = "xray.app.router.Config";
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -186,6 +187,49 @@ pub(super) struct OnlineAddresses {
 pub(super) struct OnlineUsers {
     #[prost(string, repeated, tag = "1")]
     pub(super) counters: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Routing {
+    #[prost(message, repeated, tag = "2")]
+    pub(super) rules: Vec<Rule>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Rule {
+    #[prost(string, tag = "1")]
+    pub(super) outbound: String,
+    #[prost(string, repeated, tag = "7")]
+    pub(super) emails: Vec<String>,
+    #[prost(string, tag = "19")]
+    pub(super) name: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct AddRule {
+    #[prost(message, optional, tag = "1")]
+    pub(super) routing: Option<Typed>,
+    #[prost(bool, tag = "2")]
+    pub(super) append: bool,
+}
+
+/// `RemoveRuleRequest`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RuleName {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Rules {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) rules: Vec<RuleThere>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RuleThere {
+    #[prost(string, tag = "2")]
+    pub(super) name: String,
 }
 
 /// What a call answers that only succeeds, and what one asks that needs no words.

@@ -13,8 +13,9 @@ use std::{
 use contract::Code;
 use hyper_util::rt::TokioIo;
 use messages::{
-    AddInbound, AddUser, AlterInbound, Count, Done, Inbound, Inbounds, ListInbounds, Named, OnlineAddresses,
-    OnlineUsers, RemoveUser, StatName, Tag, Typed, User, Users,
+    AddInbound, AddRule, AddUser, AlterInbound, Count, Done, Inbound, Inbounds, ListInbounds, Named,
+    OnlineAddresses, OnlineUsers, RemoveUser, Routing, Rule, RuleName, Rules, StatName, Tag, Typed, User,
+    Users,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -38,6 +39,9 @@ const LONGEST_SOCKET_PATH: usize = 107;
 macro_rules! service {
     (handler $method:literal) => {
         concat!("/xray.app.proxyman.command.HandlerService/", $method)
+    };
+    (routing $method:literal) => {
+        concat!("/xray.app.router.command.RoutingService/", $method)
     };
     (stats $method:literal) => {
         concat!("/xray.app.stats.command.StatsService/", $method)
@@ -127,6 +131,26 @@ impl Api {
             Err(status) if status.message().contains("get handler") => Err(failed("RemoveUser", &status)),
             _ => Ok(()),
         }
+    }
+
+    /// From now on new TCP connections of these users go to that outbound, unless an earlier rule says otherwise.
+    pub(super) async fn add_rule(&self, name: &str, emails: &[String], outbound: &str) -> Result<(), Error> {
+        let rule = Rule { outbound: outbound.to_owned(), emails: emails.to_vec(), name: name.to_owned() };
+        let routing = Some(Typed::new(&Routing { rules: vec![rule] }));
+        let Done {} = self.call(service!(routing "AddRule"), AddRule { routing, append: true }).await?;
+        Ok(())
+    }
+
+    /// Removes a rule; one that is not there counts as removed.
+    pub(super) async fn remove_rule(&self, name: &str) -> Result<(), Error> {
+        let Done {} = self.call(service!(routing "RemoveRule"), RuleName { name: name.to_owned() }).await?;
+        Ok(())
+    }
+
+    /// The names of the rules that have one.
+    pub(super) async fn rules(&self) -> Result<Vec<String>, Error> {
+        let rules: Rules = self.call(service!(routing "ListRule"), Done {}).await?;
+        Ok(rules.rules.into_iter().map(|rule| rule.name).filter(|name| !name.is_empty()).collect())
     }
 
     /// The users who are connected, by Xray's own count.
