@@ -221,6 +221,12 @@ async fn who_comes_is_in_while_the_agent_is_away() {
     world.create("alice").await;
     let way = Way::by(protocol, &world.link("alice", "server").await).await;
     way.accepted(&world.page()).await;
+    // It finds her there.
+    world.house.begin("runtime");
+    world.create("bob").await;
+    let bobs = Way::by(protocol, &world.link("bob", "server").await).await;
+    bobs.accepted(&world.page()).await;
+    way.accepted(&world.page()).await;
 }
 
 /// As Xray's own command line counts them.
