@@ -73,7 +73,7 @@ pub async fn serve(bus: Bus, config: Config, shutdown: Shutdown) -> Result<(), c
         grants: View::open(&grants, &shutdown).await?,
         bus: bus.clone(),
         config,
-        prekeys: Prekeys::open(bus.own().await?, keyring.clone()).await?,
+        prekeys: Prekeys::new(bus.own().await?, keyring.clone()),
         keyring,
         server_keys,
         servers,

@@ -2,7 +2,7 @@
 //!
 //! An engine lets in whoever has a key that the nodes were told of. So what is told keeps to one rule: **a key in it is
 //! nobody's, or the credentials that hold it stand**. Before credentials go, their key goes from what is told.
-//! And no key is given twice: what an earlier start made is replaced before anything else is done.
+//! And no key is given twice: what an earlier start made is replaced before anybody's credentials go.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -46,8 +46,10 @@ struct Pool {
     keys: VecDeque<Prekey>,
     /// So many of the first are given.
     given: usize,
-    /// What the nodes were told may be something else.
+    /// There are some that the nodes were not told of.
     untold: bool,
+    /// The nodes may have been told of some that are void.
+    overtold: bool,
 }
 
 struct Prekey {
@@ -56,12 +58,11 @@ struct Prekey {
 }
 
 impl Prekeys {
-    /// Makes the first ones, and voids those of an earlier start.
-    pub async fn open(bucket: Bucket<keys::Prekeys>, keyring: Arc<Keyring>) -> Result<Self, Error> {
-        let pool = Pool { untold: true, ..Pool::default() };
-        let prekeys = Self { bucket, keyring, pool: Mutex::new(pool), low: Notify::new() };
-        prekeys.refill().await?;
-        Ok(prekeys)
+    /// None yet; [`Self::run`] makes them.
+    pub fn new(bucket: Bucket<keys::Prekeys>, keyring: Arc<Keyring>) -> Self {
+        // An earlier start has told of its own.
+        let pool = Pool { overtold: true, ..Pool::default() };
+        Self { bucket, keyring, pool: Mutex::new(pool), low: Notify::new() }
     }
 
     /// Gives somebody the next key; none where they are asked for faster than they are made.
@@ -81,19 +82,29 @@ impl Prekeys {
 
     /// The credentials of these users are about to go: the nodes are told before.
     pub async fn void(&self, owners: &[UserId]) -> Result<(), Error> {
+        if owners.is_empty() {
+            return Ok(());
+        }
         let mut pool = self.pool.lock().await;
         pool.take_from(owners);
-        if pool.untold { self.tell(&mut pool).await } else { Ok(()) }
+        if pool.overtold { self.tell(&mut pool).await } else { Ok(()) }
+    }
+
+    /// Somebody else changes credentials: whoever had one of these may be gone.
+    pub async fn void_all(&self) {
+        let mut pool = self.pool.lock().await;
+        *pool = Pool { overtold: true, ..Pool::default() };
+        self.low.notify_one();
     }
 
     /// Makes more whenever some were given, for ever.
     pub async fn run(&self) {
         loop {
-            self.low.notified().await;
             while let Err(error) = Origin::service("keys").scope(self.refill()).await {
                 tracing::warn!(%error, "no keys are made ahead for now");
                 tokio::time::sleep(RETRY_AFTER).await;
             }
+            self.low.notified().await;
         }
     }
 
@@ -102,7 +113,7 @@ impl Prekeys {
         if pool.is_low() {
             pool.fill()?;
         }
-        if pool.untold { self.tell(&mut pool).await } else { Ok(()) }
+        if pool.untold || pool.overtold { self.tell(&mut pool).await } else { Ok(()) }
     }
 
     async fn tell(&self, pool: &mut Pool) -> Result<(), Error> {
@@ -110,11 +121,11 @@ impl Prekeys {
         pool.keys.iter().for_each(|prekey| all.extend_from_slice(prekey.key.as_slice()));
         let sealed = self.keyring.delivery(PROTOCOL).seal(&all, &Sealed::of_prekeys(PROTOCOL))?;
         let prekeys = keys::Prekeys { protocol: PROTOCOL, keys: sealed };
-        let key = prekeys.key();
-        let standing = self.bucket.get(&key).await?.map_or(0, |entry| entry.revision);
-        let written = self.bucket.write(&key, Some(&prekeys), PrekeysEvent::Made, standing).await;
+        // Whatever stands there: it is the only key of the bucket.
+        let last = self.bucket.revision().await?;
+        let written = self.bucket.write_after(&prekeys.key(), Some(&prekeys), PrekeysEvent::Made, last).await;
         written.map_err(contract::Error::from)?;
-        pool.untold = false;
+        (pool.untold, pool.overtold) = (false, false);
         Ok(())
     }
 }
@@ -139,7 +150,7 @@ impl Pool {
         self.keys.retain(|prekey| prekey.owner.is_none_or(|owner| !owners.contains(&owner)));
         let taken = before - self.keys.len();
         self.given -= taken;
-        self.untold |= taken > 0;
+        self.overtold |= taken > 0;
     }
 }
 
@@ -174,7 +185,6 @@ mod tests {
     fn who_goes_takes_the_key_along() {
         let mut pool = Pool::default();
         pool.fill().unwrap();
-        pool.untold = false;
         let (alice, bob) = (UserId(uuid::Uuid::now_v7()), UserId(uuid::Uuid::now_v7()));
         for owner in [alice, bob] {
             pool.keys[pool.given].owner = Some(owner);
@@ -182,9 +192,9 @@ mod tests {
         }
         let next = pool.keys[2].key.clone();
         pool.take_from(&[UserId(uuid::Uuid::now_v7())]);
-        assert!(!pool.untold, "somebody who has none of them");
+        assert!(!pool.overtold, "somebody who has none of them");
         pool.take_from(&[alice]);
-        assert!(pool.untold);
+        assert!(pool.overtold);
         assert_eq!((pool.given, pool.keys.len()), (1, AHEAD - 1));
         assert_eq!(pool.keys[pool.given].key, next);
     }

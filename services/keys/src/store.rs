@@ -160,6 +160,7 @@ impl Ledger {
                 Err(WriteError::Failed(error)) => return Err(error.into()),
                 Err(WriteError::Conflict) => {
                     tracing::warn!("somebody else writes vpn_credentials; reading it again");
+                    prekeys.void_all().await;
                     self.reload().await?;
                     return Ok(Written::DecideAnew);
                 }

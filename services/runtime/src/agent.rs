@@ -1,7 +1,7 @@
 //! The agent: folds what the fleet wants of this node, and gives each instance's worker its order and its users.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +23,7 @@ use crate::{
     Ctx,
     config::BUS_WITHIN,
     desired::Desired,
-    engine::EngineServer,
+    engine::{EngineServer, UserSecret},
     mailbox::{Coming, Order, Roster},
     opener::Opener,
     saved::Saved,
@@ -263,47 +263,53 @@ impl Agent {
         let Some(roster) = self.rosters.get(&Prekeys::PROTOCOL) else { return };
         let Some(known) = &self.desired.prekeys else { return };
         let opened = known.as_ref().map_or(Ok(Vec::new()), |prekeys| self.opener.prekeys(prekeys));
-        let coming = opened.unwrap_or_else(|error| {
+        let opened = opened.unwrap_or_else(|error| {
             tracing::warn!(%error, "the keys of the next users cannot be opened");
             Vec::new()
         });
-        roster.expect(coming.into());
-        self.expect_no_more(self.desired.credentials.keys());
-        if let Some(coming) = roster.coming() {
+        let coming = self.without_those_of(&opened, roster, self.desired.credentials.keys());
+        roster.expect(coming.clone());
+        self.workers.coming(self.desired.serving(Prekeys::PROTOCOL), &coming);
+    }
+
+    /// The keys that these users have are nobody else's any more.
+    fn expect_no_more(&self, users: &BTreeSet<UserName>) {
+        let Some(roster) = self.rosters.get(&Prekeys::PROTOCOL) else { return };
+        let Some(expected) = roster.coming().filter(|coming| !coming.is_empty()) else { return };
+        let coming = self.without_those_of(&expected, roster, users.iter());
+        if coming.len() < expected.len() {
+            roster.expect(coming.clone());
             self.workers.coming(self.desired.serving(Prekeys::PROTOCOL), &coming);
         }
     }
 
-    /// The keys that these users have are nobody else's any more. Says what is expected still, if that is less.
-    fn expect_no_more<'a>(&self, users: impl Iterator<Item = &'a UserName>) -> Option<Coming> {
-        let roster = self.rosters.get(&Prekeys::PROTOCOL)?;
-        let coming = roster.coming().filter(|coming| !coming.is_empty())?;
-        let mut left: Vec<_> = coming.iter().collect();
-        {
-            let active = roster.lock();
-            for name in users {
-                let Some(credentials) = self.desired.credentials.get(name) else { continue };
-                let opened = match active.get(name) {
-                    Some(user) => Ok(user.clone()),
-                    None => self.opener.user(name, credentials, Prekeys::PROTOCOL),
-                };
-                left.retain(|secret| !opened.as_ref().is_ok_and(|user| user.secret == **secret));
-            }
+    fn without_those_of<'a>(
+        &self,
+        secrets: &[UserSecret],
+        roster: &Roster,
+        users: impl Iterator<Item = &'a UserName>,
+    ) -> Coming {
+        let mut had: HashSet<&[u8; 16]> = HashSet::new();
+        let expected: HashSet<&[u8; 16]> = secrets.iter().filter_map(UserSecret::shadowsocks).collect();
+        let active = roster.lock();
+        for name in users.filter(|_| !expected.is_empty()) {
+            // Of those who may not connect it has to be opened.
+            let opened = match (active.get(name), self.desired.credentials.get(name)) {
+                (Some(user), _) => Some(user.clone()),
+                (None, Some(credentials)) => self.opener.user(name, credentials, Prekeys::PROTOCOL).ok(),
+                (None, None) => None,
+            };
+            let key = opened.as_ref().and_then(|user| user.secret.shadowsocks());
+            had.extend(key.and_then(|key| expected.get(key).copied()));
         }
-        let fewer = left.len() < coming.len();
-        fewer.then(|| {
-            let left: Coming = left.into_iter().cloned().collect();
-            roster.expect(left.clone());
-            left
-        })
+        let left = secrets.iter().filter(|secret| secret.shadowsocks().is_none_or(|key| !had.contains(key)));
+        left.cloned().collect()
     }
 
     fn users(&mut self, names: BTreeSet<UserName>, causes: &[Trace]) {
         self.admit(&names, causes);
         // After them: who takes a key that was expected has it from then on.
-        if let Some(coming) = self.expect_no_more(names.iter()) {
-            self.workers.coming(self.desired.serving(Prekeys::PROTOCOL), &coming);
-        }
+        self.expect_no_more(&names);
     }
 
     fn admit(&mut self, names: &BTreeSet<UserName>, causes: &[Trace]) {

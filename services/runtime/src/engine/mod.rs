@@ -41,6 +41,7 @@ pub struct Launch {
 pub type ServerSecret = Zeroizing<Vec<u8>>;
 
 /// A server as its engine needs it.
+#[derive(Clone)]
 pub struct EngineServer {
     /// The desired state.
     pub server: Server,
@@ -77,6 +78,16 @@ pub enum UserSecret {
         /// Inside the tunnel.
         address: WireguardAddress,
     },
+}
+
+impl UserSecret {
+    /// The key of Shadowsocks 2022.
+    pub fn shadowsocks(&self) -> Option<&[u8; 16]> {
+        match self {
+            Self::Shadowsocks2022(key) => Some(key),
+            Self::VlessReality(_) | Self::Wireguard { .. } => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for EngineUser {

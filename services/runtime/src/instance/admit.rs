@@ -77,9 +77,13 @@ impl Instance {
     pub(super) async fn expect(&mut self, coming: &[UserSecret]) {
         let (Some(made), Some(serving)) = (&self.made, &self.serving) else { return };
         match made.engine.expect(coming, serving.pid).await {
-            Ok(()) => self.learn_at = Some(Instant::now() + LEARN_AFTER),
+            Ok(()) => self.learn_later(),
             Err(error) => self.compare(&error),
         }
+    }
+
+    pub(super) fn learn_later(&mut self) {
+        self.learn_at = Some(Instant::now() + LEARN_AFTER);
     }
 
     pub(super) async fn learn(&mut self) {

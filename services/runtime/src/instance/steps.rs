@@ -128,12 +128,13 @@ impl Instance {
             removed = converged.removed,
             "serves"
         );
+        if let Some(coming) = roster.coming() {
+            engine.expect(&coming, pid).await?;
+            self.learn_later();
+        }
         self.serving = Some(Serving { pid });
         self.save_later();
         self.report(InstanceState::Running);
-        if let Some(coming) = roster.coming() {
-            self.expect(&coming).await;
-        }
         Ok(())
     }
 

@@ -2,8 +2,8 @@
 //!
 //! How a connection goes through it: an inbound (the server's protocol, or the control socket), then the first
 //! rule that fits, then an outbound. TCP that no rule fits goes to the first outbound, which lets it out: so a rule
-//! that is added behind the others while the engine runs still counts, as those do that keep a user who leaves from
-//! everything (see [`users`](super::users)).
+//! that is added behind the others while the engine runs still counts, as the one does that keeps a user who leaves
+//! from it (see [`users`](super::users)).
 //!
 //! Destinations that users are kept from, by address: a rule. By name: Xray's own DNS leaves private addresses out
 //! of every answer, and the ways out connect to nothing that it did not answer (`ForceIP…`), so there is no second
@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use super::nobody::Nobody;
+use super::nobody::{Nobody, PLACEHOLDER};
 use crate::{
     backend::Error,
     engine::{EngineServer, EngineUser, UserSecret, private},
@@ -100,6 +100,8 @@ fn api_inbound(inside: &Path) -> Value {
 fn routing(kept_from: &[IpNet]) -> Value {
     json!({ "domainStrategy": "AsIs", "rules": [
         { "inboundTag": ["api-in"], "outboundTag": "api" },
+        // Who leaves may connect under a placeholder's name for a moment; see `nobody`.
+        { "user": [format!("regexp:^{}", PLACEHOLDER.replace('.', "\\."))], "outboundTag": BLOCKED },
         { "ip": kept_from, "outboundTag": BLOCKED },
         { "network": "udp", "outboundTag": "direct-udp" },
     ] })

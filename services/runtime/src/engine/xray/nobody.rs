@@ -29,13 +29,9 @@ use crate::backend::Error;
 pub(super) type Key = Zeroizing<[u8; 16]>;
 
 /// How entries are called whose key nobody has; no user's name starts so.
-const PLACEHOLDER: &str = ".nobody-";
+pub(super) const PLACEHOLDER: &str = ".nobody-";
 /// How entries are called that wait for their user, or did.
 const WAITING: &str = ".next-";
-/// Those that wait at the end of the list are taken for nobody's only while so many are there: the first of them may
-/// have a user of whom we have not heard.
-const MARGIN: usize = 16;
-
 /// An entry under no user's name.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Nobody {
@@ -74,8 +70,8 @@ pub(super) struct Nobodies {
     /// Entries whose user has come, by the user's name.
     taken: HashMap<String, Nobody>,
     placeholders: usize,
-    /// The last entries of the list, in its order, as far as they are nobody's.
-    last: Vec<String>,
+    /// Whether the last entry is one of them.
+    ends_the_list: bool,
 }
 
 impl Nobodies {
@@ -83,8 +79,8 @@ impl Nobodies {
     pub(super) fn compare(&mut self, wanted: Vec<User>, there: Vec<User>) -> Change {
         let mut change = Change::default();
         let mut named = HashMap::new();
-        let order: Vec<String> = there.iter().map(|user| user.email.clone()).collect();
-        *self = Self { expected: std::mem::take(&mut self.expected), ..Self::default() };
+        let ends_the_list = there.last().is_some_and(|user| is_placeholder(&user.email));
+        *self = Self { ends_the_list, expected: std::mem::take(&mut self.expected), ..Self::default() };
         for user in there {
             match (is_placeholder(&user.email), user.email.starts_with(WAITING), key_of(&user)) {
                 (true, ..) => self.placeholders += 1,
@@ -93,6 +89,7 @@ impl Nobodies {
             }
         }
         for user in wanted {
+            self.has_come(&user);
             let account = named.remove(&user.email);
             let known = account.is_some();
             if known && same(account.flatten().as_ref(), user.account.as_ref()) {
@@ -108,9 +105,6 @@ impl Nobodies {
             }
         }
         change.leave.extend(named.into_keys());
-        let nobodys = |email: &&String| self.is_nobodys(email);
-        self.last = order.iter().rev().take_while(nobodys).cloned().collect();
-        self.last.reverse();
         change
     }
 
@@ -121,11 +115,9 @@ impl Nobodies {
         users: Vec<User>,
         is_named: impl Fn(&str) -> bool,
     ) -> (Vec<User>, Vec<String>) {
-        if self.waiting.is_empty() && self.taken.is_empty() {
-            return (users, Vec::new());
-        }
         let (mut others, mut before) = (Vec::new(), Vec::new());
         for user in users {
+            self.has_come(&user);
             let stands = self.taken.get(&user.email);
             if stands.is_some_and(|nobody| Some(&nobody.key) == key_of(&user).as_ref()) {
                 continue;
@@ -171,7 +163,7 @@ impl Nobodies {
         self.expected.iter().find(|key| !waits(key)).cloned().map(Nobody::waiting)
     }
 
-    /// All entries that should wait, those that do and new ones; the last of them has its user last.
+    /// All entries that should wait, those that do and new ones.
     pub(super) fn all_waiting(&self) -> Vec<Nobody> {
         let is_expected = |nobody: &&Nobody| self.expected.contains(&nobody.key);
         let waits = |key: &Key| self.waiting.iter().find(|nobody| nobody.key == *key);
@@ -184,40 +176,38 @@ impl Nobodies {
     }
 
     /// The list ends with these entries that wait, and one placeholder, which is the only one.
-    pub(super) fn replaced(&mut self, waiting: Vec<Nobody>, placeholder: &Nobody) {
-        self.last = waiting.iter().chain([placeholder]).map(|nobody| nobody.email.clone()).collect();
+    pub(super) fn replaced(&mut self, waiting: Vec<Nobody>) {
         self.waiting = waiting;
         self.placeholders = 1;
+        self.ends_the_list = true;
     }
 
     /// The list ends with this one.
     pub(super) fn waits(&mut self, nobody: Nobody) {
-        self.last.push(nobody.email.clone());
+        self.ends_the_list = false;
         self.waiting.push(nobody);
     }
 
     /// The list ends with a placeholder.
-    pub(super) fn placed(&mut self, placeholder: &Nobody) {
-        self.last.push(placeholder.email.clone());
+    pub(super) fn placed(&mut self) {
+        self.ends_the_list = true;
         self.placeholders += 1;
     }
 
     /// Users stand at the end of the list.
     pub(super) fn joined(&mut self) {
-        self.last.clear();
+        self.ends_the_list = false;
     }
 
-    /// An entry has left, and the last one has taken its place.
-    pub(super) fn left(&mut self, email: &str) {
-        match self.last.iter().position(|last| last == email) {
-            Some(at) => drop(self.last.swap_remove(at)),
-            None => drop(self.last.pop()),
-        }
+    /// An entry has left, and the placeholder that ended the list has taken its place.
+    pub(super) fn left(&mut self) {
+        self.ends_the_list = false;
     }
 
-    /// Whether the last entry is nobody's for certain.
+    /// Whether the list ends with a placeholder. One that waits would not do: it may have a user by now, of whom we
+    /// have not heard.
     pub(super) fn end_the_list(&self) -> bool {
-        self.last.len() > MARGIN || self.last.last().is_some_and(|email| is_placeholder(email))
+        self.ends_the_list
     }
 
     pub(super) fn placeholders(&self) -> usize {
@@ -233,17 +223,18 @@ impl Nobodies {
         there.into_iter().filter(move |user| is_users(&user.email))
     }
 
-    fn is_nobodys(&self, email: &str) -> bool {
-        is_placeholder(email) || self.waiting.iter().any(|nobody| nobody.email == email)
+    /// Nobody else will come with this user's key.
+    fn has_come(&mut self, user: &User) {
+        if !self.expected.is_empty()
+            && let Some(key) = key_of(user)
+        {
+            self.expected.retain(|expected| *expected != key);
+        }
     }
 
     /// The user takes the entry; returns the one it had.
     fn take(&mut self, name: String, at: usize) -> Option<Nobody> {
         let nobody = self.waiting.remove(at);
-        self.expected.retain(|key| *key != nobody.key);
-        if let Some(at) = self.last.iter().position(|email| *email == nobody.email) {
-            self.last.drain(..=at);
-        }
         self.taken.insert(name, nobody)
     }
 

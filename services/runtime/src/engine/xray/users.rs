@@ -4,7 +4,7 @@
 //! again for each one that comes or goes (13 ms with 10,000 of them, so 10,000 would take a minute).
 //!
 //! - One who comes is there before: its key is, without an owner; see [`nobody`](super::nobody).
-//! - One who leaves is kept from everything by a rule before its key is taken back, where that takes longer.
+//! - One who leaves is kept from new TCP connections by a rule before its key is taken back, where that takes longer.
 //! - Many changes at once are made by an inbound that has them all and takes the old one's place on the same port: for
 //!   a moment both listen, then the old one stops listening. Open TCP connections stay; UDP sessions go on with the new
 //!   inbound, and only there, for a user whose keys it knows.
@@ -29,6 +29,7 @@ use super::{
     },
     blocking,
     config::{BLOCKED, FLOW, INBOUND},
+    follow::Gone,
     nobody::{Key, Nobodies, Nobody},
     sessions::Sessions,
     wrong_secret,
@@ -46,9 +47,9 @@ const KEYS_READ: usize = 200_000;
 /// Each Shadowsocks user who leaves costs a placeholder, which is read like any other user's key: so many of them add
 /// a millisecond to every change.
 const PLACEHOLDERS: usize = 1_000;
-/// With so many users of Shadowsocks it takes more than a millisecond to take a key back.
+/// With so many entries in Shadowsocks' list it takes more than a millisecond to take a key back.
 const SLOW: usize = 1_000;
-/// The rule that keeps those from everything who are leaving.
+/// The rule that keeps those from connecting who are leaving.
 const LEAVING: &str = "leaving";
 /// A handshake that was accepted with an account which is gone by now has its line in the log after so long.
 const LATE_LINE: Duration = Duration::from_millis(50);
@@ -58,6 +59,7 @@ pub(super) struct Users {
     protocol: Protocol,
     api: Api,
     sessions: Arc<Sessions>,
+    gone: Arc<Gone>,
     /// Held during a change: each looks first at what is there.
     nobodies: Mutex<Nobodies>,
 }
@@ -72,8 +74,8 @@ pub(super) struct Change {
 }
 
 impl Users {
-    pub(super) fn new(protocol: Protocol, api: Api, sessions: Arc<Sessions>) -> Self {
-        Self { protocol, api, sessions, nobodies: Mutex::default() }
+    pub(super) fn new(protocol: Protocol, api: Api, sessions: Arc<Sessions>, gone: Arc<Gone>) -> Self {
+        Self { protocol, api, sessions, gone, nobodies: Mutex::default() }
     }
 
     /// Exactly these, and no session of anybody else.
@@ -117,15 +119,15 @@ impl Users {
         self.sessions.forbid(before.iter().map(String::as_str));
         let left = self.inbound().await?;
         self.make(&left, Change { leave: before.clone(), ..Change::default() }, &mut nobodies).await?;
+        self.gone.insert(before.iter().map(String::as_str));
         self.end_old_sessions(before).await
     }
 
-    /// Not these, and none of their sessions. Returns also the names under which they stood.
-    pub(super) async fn remove(&self, users: &[UserName]) -> (Vec<String>, Result<(), Error>) {
+    /// Not these, and none of their sessions.
+    pub(super) async fn remove(&self, users: &[UserName]) -> Result<(), Error> {
         let mut nobodies = self.nobodies.lock().await;
         let leave: Vec<String> = users.iter().map(|name| nobodies.part(name.as_str())).collect();
-        let left = self.let_go(leave.clone(), &mut nobodies).await;
-        (leave, left)
+        self.let_go(leave, &mut nobodies).await
     }
 
     /// Whoever comes with these keys, and with no others, should be there before.
@@ -150,7 +152,9 @@ impl Users {
         self.sessions.forbid(leave.iter().map(String::as_str));
         let left = self.take_back(&leave, nobodies).await;
         // Whatever the engine said: who may not connect has no session.
-        self.end_sessions(leave).await.and(left)
+        let ended = self.end_sessions(leave.clone()).await;
+        self.gone.insert(leave.iter().map(String::as_str));
+        ended.and(left)
     }
 
     async fn take_back(&self, leave: &[String], nobodies: &mut Nobodies) -> Result<(), Error> {
@@ -160,10 +164,11 @@ impl Users {
         if !slow {
             return self.make(&tag, change, nobodies).await;
         }
-        self.api.add_rule(LEAVING, leave, BLOCKED).await?;
-        self.end_sessions(leave.to_vec()).await?;
+        let ruled = self.api.set_rule(LEAVING, leave, BLOCKED).await;
+        let ended = self.end_sessions(leave.to_vec()).await;
+        // Whatever came of the two: the key goes. Where it does not, the rule stays.
         self.make(&tag, change, nobodies).await?;
-        self.api.remove_rule(LEAVING).await
+        ruled.and(ended).and(self.api.remove_rule(LEAVING).await)
     }
 
     async fn make(&self, tag: &str, change: Change, nobodies: &mut Nobodies) -> Result<(), Error> {
@@ -212,16 +217,17 @@ impl Users {
                     if !nobodies.end_the_list() {
                         let placeholder = Nobody::placeholder()?;
                         self.api.add_user(tag, placeholder.user()).await?;
-                        nobodies.placed(&placeholder);
+                        nobodies.placed();
                     }
-                    self.api.remove_user(tag, &name).await?;
-                    nobodies.left(&name);
+                    if self.api.remove_user(tag, &name).await? {
+                        nobodies.left();
+                    }
                 }
                 Ok(())
             }
             _ => {
                 let leave = futures::stream::iter(names);
-                let leave = leave.map(|name| async move { self.api.remove_user(tag, &name).await });
+                let leave = leave.map(|name| async move { self.api.remove_user(tag, &name).await.map(drop) });
                 leave.buffer_unordered(AT_ONCE).try_collect().await
             }
         }
@@ -279,7 +285,7 @@ impl Users {
             }
         }
         self.api.remove_inbound(tag).await?;
-        nobodies.replaced(waiting, &placeholder);
+        nobodies.replaced(waiting);
         self.end_old_sessions(change.change.iter().map(|user| user.email.clone()).collect()).await?;
         Ok(true)
     }

@@ -123,18 +123,21 @@ impl Api {
         }
     }
 
-    /// Removes a user; one who is not there counts as removed.
-    pub(super) async fn remove_user(&self, tag: &str, email: &str) -> Result<(), Error> {
+    /// Removes a user; false where none was there.
+    pub(super) async fn remove_user(&self, tag: &str, email: &str) -> Result<bool, Error> {
         match self.alter(tag, &RemoveUser { email: email.to_owned() }).await {
             Err(status) if !status.message().contains("not found") => Err(failed("RemoveUser", &status)),
             // "handler not found" has the same words.
             Err(status) if status.message().contains("get handler") => Err(failed("RemoveUser", &status)),
-            _ => Ok(()),
+            removed => Ok(removed.is_ok()),
         }
     }
 
-    /// From now on new TCP connections of these users go to that outbound, unless an earlier rule says otherwise.
-    pub(super) async fn add_rule(&self, name: &str, emails: &[String], outbound: &str) -> Result<(), Error> {
+    /// From now on new TCP connections of these users go to that outbound, unless an earlier rule says otherwise. A
+    /// rule that had the name is replaced.
+    pub(super) async fn set_rule(&self, name: &str, emails: &[String], outbound: &str) -> Result<(), Error> {
+        // Xray refuses a name that it knows.
+        self.remove_rule(name).await?;
         let rule = Rule { outbound: outbound.to_owned(), emails: emails.to_vec(), name: name.to_owned() };
         let routing = Some(Typed::new(&Routing { rules: vec![rule] }));
         let Done {} = self.call(service!(routing "AddRule"), AddRule { routing, append: true }).await?;
