@@ -32,6 +32,7 @@ pub(super) type Key = Zeroizing<[u8; 16]>;
 pub(super) const PLACEHOLDER: &str = ".nobody-";
 /// How entries are called that wait for their user, or did.
 const WAITING: &str = ".next-";
+
 /// An entry under no user's name.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Nobody {

@@ -88,10 +88,8 @@ impl Users {
         let converged =
             Converged { added: change.join.len() + change.change.len(), removed: change.leave.len() };
         self.make(&tag, change, &mut nobodies).await?;
-        if self.api.rules().await?.iter().any(|rule| rule == LEAVING) {
-            // Of an agent that ended in the middle.
-            self.api.remove_rule(LEAVING).await?;
-        }
+        // Of an agent that ended in the middle.
+        self.api.remove_rule(LEAVING).await?;
         // Also those who lost access while nobody was looking.
         self.end_sessions(Vec::new()).await?;
         Ok(converged)
@@ -117,8 +115,9 @@ impl Users {
             return Ok(());
         }
         self.sessions.forbid(before.iter().map(String::as_str));
-        let left = self.inbound().await?;
-        self.make(&left, Change { leave: before.clone(), ..Change::default() }, &mut nobodies).await?;
+        // Another one may have the users by now.
+        let tag = self.inbound().await?;
+        self.make(&tag, Change { leave: before.clone(), ..Change::default() }, &mut nobodies).await?;
         self.gone.insert(before.iter().map(String::as_str));
         self.end_old_sessions(before).await
     }

@@ -220,18 +220,6 @@ pub(super) struct RuleName {
     pub(super) name: String,
 }
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct Rules {
-    #[prost(message, repeated, tag = "1")]
-    pub(super) rules: Vec<RuleThere>,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(super) struct RuleThere {
-    #[prost(string, tag = "2")]
-    pub(super) name: String,
-}
-
 /// What a call answers that only succeeds, and what one asks that needs no words.
 #[derive(Clone, Copy, PartialEq, prost::Message)]
 pub(super) struct Done {}

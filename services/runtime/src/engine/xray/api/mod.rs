@@ -14,8 +14,7 @@ use contract::Code;
 use hyper_util::rt::TokioIo;
 use messages::{
     AddInbound, AddRule, AddUser, AlterInbound, Count, Done, Inbound, Inbounds, ListInbounds, Named,
-    OnlineAddresses, OnlineUsers, RemoveUser, Routing, Rule, RuleName, Rules, StatName, Tag, Typed, User,
-    Users,
+    OnlineAddresses, OnlineUsers, RemoveUser, Routing, Rule, RuleName, StatName, Tag, Typed, User, Users,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -148,12 +147,6 @@ impl Api {
     pub(super) async fn remove_rule(&self, name: &str) -> Result<(), Error> {
         let Done {} = self.call(service!(routing "RemoveRule"), RuleName { name: name.to_owned() }).await?;
         Ok(())
-    }
-
-    /// The names of the rules that have one.
-    pub(super) async fn rules(&self) -> Result<Vec<String>, Error> {
-        let rules: Rules = self.call(service!(routing "ListRule"), Done {}).await?;
-        Ok(rules.rules.into_iter().map(|rule| rule.name).filter(|name| !name.is_empty()).collect())
     }
 
     /// The users who are connected, by Xray's own count.
