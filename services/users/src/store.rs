@@ -2,10 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc, RwLockReadGuard,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, RwLockReadGuard},
 };
 
 use bus::{Bucket, Bus, Shutdown, View, Write, bucket::WriteError};
@@ -25,8 +22,6 @@ const READS_AT_ONCE: usize = 64;
 pub struct Store {
     bucket: Bucket<User>,
     view: View<User>,
-    /// The last revision that this process wrote: lists show at least this.
-    written: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -34,16 +29,13 @@ impl Store {
     pub async fn open(bus: &Bus, shutdown: &Shutdown, agenda: Arc<Agenda>) -> Result<Self, contract::Error> {
         let bucket = bus.own::<User>().await?;
         let view = View::open_telling(&bucket, shutdown, move |changes| agenda.apply(changes)).await?;
-        Ok(Self { bucket, view, written: Arc::default() })
+        Ok(Self { bucket, view })
     }
 
     /// Stores a user whose name is free.
     pub async fn insert(&self, user: &User) -> Result<(), Error> {
         match self.bucket.insert(user, Event::Created).await {
-            Ok(revision) => {
-                self.written.fetch_max(revision, Ordering::Relaxed);
-                Ok(())
-            }
+            Ok(_) => Ok(()),
             Err(WriteError::Conflict) => {
                 let existing = self.bucket.get(user.name.as_str()).await?.and_then(|entry| entry.value);
                 Err(Error::Taken { name: user.name.clone(), existing: existing.map(Box::new) })
@@ -87,9 +79,7 @@ impl Store {
             expected,
         };
         let writes: Vec<_> = users.into_iter().map(write).collect();
-        let revision = self.bucket.write_all(&writes).await?;
-        self.written.fetch_max(revision, Ordering::Relaxed);
-        Ok(())
+        self.bucket.write_all(&writes).await.map(drop)
     }
 
     /// Reads a user.
@@ -113,14 +103,9 @@ impl Store {
         deleted.ok_or_else(|| Error::NotFound(name.clone()))
     }
 
-    /// All users by name, as new as what this process has written.
+    /// All users by name, as new as what this process has written or told.
     pub async fn all(&self) -> RwLockReadGuard<'_, BTreeMap<String, User>> {
-        let written = self.written.load(Ordering::Relaxed);
-        self.view.caught_up(written).await;
-        if self.view.revision() < written {
-            // The bucket began again: its revisions count anew.
-            let _ = self.written.compare_exchange(written, 0, Ordering::Relaxed, Ordering::Relaxed);
-        }
+        self.view.current().await;
         self.view.read()
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bus::{Bus, Config, Shutdown};
 use contract::{
-    Code, Timestamp,
+    Code, Timestamp, UserName,
     users::{Create, CreateMany, Delete, Get, List, Resume, StateKind, Suspend, Update, UserState},
 };
 use testkit::nats::NatsServer;
@@ -64,6 +64,33 @@ async fn a_user_lives_and_its_name_is_used_again() {
     assert_eq!(house.bus.call(Delete { name: name.clone() }).await.unwrap_err().code, Code::USERS_NOT_FOUND);
     let again = house.bus.call(named("alice")).await.unwrap();
     assert_ne!(again.id, alice.id, "another user of the same name");
+}
+
+/// After a restart of the bus the view that lists are made of follows again a moment after changes are taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_shows_what_was_answered() {
+    let mut house = House::open().await;
+    let alice: UserName = "alice".parse().unwrap();
+    for round in 0..5 {
+        let created = house.bus.call(named("alice")).await.unwrap();
+        assert_eq!(house.bus.call(List::default()).await.unwrap().users, [created], "created, round {round}");
+        house.server.kill();
+        house.server.restart().await;
+        let suspend = || Suspend { name: alice.clone(), reason: None };
+        let suspended = loop {
+            // Who asks in the moment of the kill gets no answer.
+            if let Ok(suspended) = house.bus.call_within(suspend(), Duration::from_secs(1)).await {
+                break suspended;
+            }
+        };
+        assert_eq!(
+            house.bus.call(List::default()).await.unwrap().users,
+            [suspended],
+            "suspended, round {round}"
+        );
+        house.bus.call(Delete { name: alice.clone() }).await.unwrap();
+        assert_eq!(house.bus.call(List::default()).await.unwrap().users, [], "deleted, round {round}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

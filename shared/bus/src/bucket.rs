@@ -1,6 +1,13 @@
 //! State in a bucket. One message is the state, in its body, and the event of its change, in its headers.
 
-use std::{marker::PhantomData, time::Duration};
+use std::{
+    marker::PhantomData,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::{
     HeaderMap, Request,
@@ -40,12 +47,15 @@ const CONFLICTS_MAX: usize = 16;
 pub struct Bucket<S> {
     pub(crate) bus: Bus,
     pub(crate) stream: Stream,
+    /// The last revision that was written or read through this bucket.
+    pub(crate) known: Arc<AtomicU64>,
     kind: PhantomData<fn() -> S>,
 }
 
 impl<S> Clone for Bucket<S> {
     fn clone(&self) -> Self {
-        Self { bus: self.bus.clone(), stream: self.stream.clone(), kind: PhantomData }
+        let (bus, stream, known) = (self.bus.clone(), self.stream.clone(), self.known.clone());
+        Self { bus, stream, known, kind: PhantomData }
     }
 }
 
@@ -103,7 +113,7 @@ impl Bus {
     /// Opens a bucket, as its owner: makes it where it is missing and brings its settings in line.
     pub async fn own<S: State>(&self) -> Result<Bucket<S>, Error> {
         let stream = jetstream::ensure(self, jetstream::of_bucket(&S::BUCKET)).await?;
-        Ok(Bucket { bus: self.clone(), stream, kind: PhantomData })
+        Ok(Bucket { bus: self.clone(), stream, known: Arc::default(), kind: PhantomData })
     }
 }
 
@@ -131,6 +141,7 @@ impl<S: State> Bucket<S> {
                     let entry = decode(&message.payload, Some(&message.headers), message.sequence).map_err(
                         |error| Error::new(Code::INTERNAL, format!("{} {key}: {error}", S::BUCKET.name)),
                     )?;
+                    self.knows(entry.revision);
                     return Ok(Some((entry, message.headers)));
                 }
                 Some(Err(error)) if error.kind() == DirectGetErrorKind::NotFound => return Ok(None),
@@ -242,7 +253,10 @@ impl<S: State> Bucket<S> {
                 sent.await?.await
             };
             let refusal = match timeout_at(deadline, self.bus.while_connected(publish)).await {
-                Ok(Some(Ok(ack))) => return Ok(ack.sequence),
+                Ok(Some(Ok(ack))) => {
+                    self.knows(ack.sequence);
+                    return Ok(ack.sequence);
+                }
                 Ok(Some(Err(error))) => Refusal::of_publish(&error),
                 Ok(None) => Refusal::reconnected(),
                 Err(_) => Refusal::silence(),
@@ -274,7 +288,10 @@ impl<S: State> Bucket<S> {
         loop {
             let tried = self.bus.while_connected(self.try_batch(writes, &id));
             let refusal = match timeout_at(deadline, tried).await {
-                Ok(Some(Ok(revision))) => return Ok(revision),
+                Ok(Some(Ok(revision))) => {
+                    self.knows(revision);
+                    return Ok(revision);
+                }
                 Ok(Some(Err(refusal))) => refusal,
                 Ok(None) => Refusal::reconnected(),
                 Err(_) => Refusal::silence(),
@@ -331,6 +348,10 @@ impl<S: State> Bucket<S> {
             }
         }
         Ok(0)
+    }
+
+    fn knows(&self, revision: u64) {
+        self.known.fetch_max(revision, Ordering::Relaxed);
     }
 
     fn message(

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, atomic::Ordering},
     time::Duration,
 };
 
@@ -351,8 +351,19 @@ impl<S: State> View<S> {
         *self.seen.borrow()
     }
 
-    /// Waits until the view holds this revision, so that a reader sees what it wrote; or until it is clear that it
-    /// never will, because the bucket began again and has not come so far.
+    /// Waits until the view holds all that was written or read through its bucket: who was told of a change finds it
+    /// here, too.
+    pub async fn current(&self) {
+        let known = self.bucket.known.load(Ordering::Relaxed);
+        self.caught_up(known).await;
+        if self.revision() < known {
+            // The bucket began again: its revisions count anew.
+            let _ = self.bucket.known.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until the view holds this revision; or until it is clear that it never will, because the bucket began
+    /// again and has not come so far.
     pub async fn caught_up(&self, revision: u64) {
         let mut seen = self.seen.clone();
         while timeout(ASK_AFTER, seen.wait_for(|seen| *seen >= revision)).await.is_err() {

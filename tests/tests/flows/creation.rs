@@ -127,7 +127,16 @@ pub(crate) async fn nobody_is_lost(bus: &Bus, acknowledged: &[UserName]) {
     let since = Instant::now();
     eventually("everybody has credentials", SOON, async || {
         let issued = bus.call(keys::Status {}).await.map_err(|error| error.to_string())?.users;
-        if issued == there.len() as u64 { Ok(()) } else { Err(format!("{issued} of {}", there.len())) }
+        if issued == there.len() as u64 {
+            return Ok(());
+        }
+        let mut without = Vec::new();
+        for user in &there {
+            if let Err(error) = insist(bus, keys::Link { user: user.clone(), server: None }).await {
+                without.push((user, error.to_string()));
+            }
+        }
+        Err(format!("{issued} of {}: {without:?}", there.len()))
     })
     .await;
     // The count can be wrong; a link cannot.
