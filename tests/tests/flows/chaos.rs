@@ -35,10 +35,12 @@ use crate::{
 const ROUNDS: usize = 2;
 /// So many users leave meanwhile.
 const LEAVERS: usize = 20;
+/// Of the servers that come meanwhile, so many stay.
+const STAY: usize = 5;
 /// Users of one client.
 const CLIENT: usize = 250;
 
-/// Servers that come and go meanwhile. The even ones stay.
+/// Servers that come and go meanwhile. Of the first ones every third stays.
 async fn servers_come_and_go(bus: Bus, enough: Arc<AtomicBool>) {
     for number in 0_usize.. {
         if enough.load(Ordering::Relaxed) {
@@ -60,7 +62,7 @@ async fn servers_come_and_go(bus: Bus, enough: Arc<AtomicBool>) {
             _ => {}
         }
         tokio::time::sleep(Duration::from_millis(400)).await;
-        if number % 3 > 0 {
+        if number % 3 > 0 || number >= 3 * STAY {
             match insist(&bus, DeleteServer { name }).await {
                 Err(error) if error.code != Code::FLEET_SERVER_NOT_FOUND => panic!("{error}"),
                 _ => {}
@@ -138,10 +140,13 @@ async fn chaos(plan: Plan, parts: &[&'static str]) {
         tokio::time::sleep(dice.millis(50..500)).await;
         let since = Instant::now();
         kill(&mut world.house, part).await;
-        // Whoever asked in the moment of the kill waits for an answer that does not come; this one asks often.
+        // Whoever asked in the moment of the kill waits for an answer that does not come; this one asks often, at
+        // first.
         let probe = named(&format!("probe{}", since.elapsed().as_nanos()));
+        let mut patience = Duration::from_millis(100);
         eventually("users are created again", RECOVERS_WITHIN, async || {
-            match world.bus.call_within(probe.clone(), Duration::from_millis(200)).await {
+            patience = (2 * patience).min(Duration::from_secs(2));
+            match world.bus.call_within(probe.clone(), patience).await {
                 Err(error) if error.code != Code::USERS_NAME_TAKEN => Err(error),
                 _ => Ok(()),
             }
