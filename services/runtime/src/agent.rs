@@ -6,17 +6,16 @@ use std::{
     time::Duration,
 };
 
-use bus::{Bus, Change, Watch, origin::Trace};
+use bus::{Bus, Change, origin::Trace};
 use contract::{
     Protocol, ServerName, State, UserName,
     fleet::Server,
-    keys::{Credentials, Grant, Prekeys, ServerKeys},
-    users::User,
+    keys::{Grant, Prekeys, ServerKeys},
 };
 use seal::CurveKey;
 use tokio::{
     task::JoinHandle,
-    time::{Instant, sleep, sleep_until, timeout},
+    time::{Instant, sleep_until, timeout},
 };
 
 use crate::{
@@ -27,15 +26,13 @@ use crate::{
     mailbox::{Coming, Order, Roster},
     opener::Opener,
     saved::Saved,
+    watches::{News, Watches},
     workers::Workers,
 };
 
 /// Between a change of users and its copy on disk: many changes make one copy. Servers change rarely, and a copy that
 /// is behind would make an instance anew, so their changes are copied at once.
 const SAVE_AFTER: Duration = Duration::from_secs(2);
-/// Between two tries to reach the state on the bus.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
-
 /// The agent.
 pub(crate) struct Agent {
     ctx: Arc<Ctx>,
@@ -48,16 +45,6 @@ pub(crate) struct Agent {
     save_at: Option<Instant>,
     saving: Option<JoinHandle<()>>,
     started: bool,
-}
-
-/// What is watched on the bus.
-struct Watches {
-    servers: Watch<Server>,
-    server_keys: Watch<ServerKeys>,
-    users: Watch<User>,
-    credentials: Watch<Credentials>,
-    grant: Watch<Grant>,
-    prekeys: Watch<Prekeys>,
 }
 
 impl Agent {
@@ -95,7 +82,7 @@ impl Agent {
     pub(crate) async fn follow(mut self, bus: Bus) {
         let ctx = self.ctx.clone();
         // Six watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
-        let mut synced = Box::pin(read_bus(&bus, &ctx));
+        let mut synced = Box::pin(Watches::begin(&bus, &ctx));
         let (mut watches, desired) = match timeout(BUS_WITHIN, &mut synced).await {
             Ok(synced) => synced,
             Err(_) => {
@@ -120,39 +107,47 @@ impl Agent {
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            changes = watches.servers.next() => {
-                if self.servers(changes) {
+        let news = tokio::select! {
+            news = watches.next() => news,
+            () = due => return self.save(),
+        };
+        match news {
+            News::Servers(changes) => {
+                let changed = self.servers(changes);
+                // Who may connect is known before the first server starts, and forgotten after the last.
+                watches.mind(&mut self.desired).await;
+                if !changed.is_empty() {
                     self.save_at = Some(Instant::now());
                 }
+                changed.iter().for_each(|(name, cause)| self.order(name, Some(cause)));
             }
-            changes = watches.server_keys.next() => {
+            News::ServerKeys(changes) => {
                 if self.server_keys(changes) {
                     self.save_at = Some(Instant::now());
                 }
             }
-            changes = watches.grant.next() => {
+            News::Grant(changes) => {
                 self.grant(changes);
                 self.save_at = Some(Instant::now());
             }
-            changes = watches.prekeys.next() => {
+            News::Users(changes) => {
+                let causes = causes(&changes);
+                let names = changes.into_iter().filter_map(|change| self.desired.user(change)).collect();
+                self.users(names, &causes);
+            }
+            News::Credentials(changes) => {
+                let causes = causes(&changes);
+                let names =
+                    changes.into_iter().filter_map(|change| self.desired.credentials(change)).collect();
+                self.users(names, &causes);
+            }
+            News::Prekeys(changes) => {
                 if let Some(change) = changes.into_iter().next_back() {
                     self.desired.prekeys = Some(change.entry.value);
                     self.expect();
                 }
                 return;
             }
-            changes = watches.users.next() => {
-                let causes = causes(&changes);
-                let names = changes.into_iter().filter_map(|change| self.desired.user(change)).collect();
-                self.users(names, &causes);
-            }
-            changes = watches.credentials.next() => {
-                let causes = causes(&changes);
-                let names = changes.into_iter().filter_map(|change| self.desired.credentials(change)).collect();
-                self.users(names, &causes);
-            }
-            () = due => return self.save(),
         }
         self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
     }
@@ -213,17 +208,16 @@ impl Agent {
         roster
     }
 
-    /// Says whether it concerns this node.
-    fn servers(&mut self, changes: Vec<Change<Server>>) -> bool {
-        let mut ours = false;
+    /// Returns what concerns this node.
+    fn servers(&mut self, changes: Vec<Change<Server>>) -> Vec<(ServerName, Trace)> {
+        let mut ours = Vec::new();
         for change in changes {
             let Ok(name) = change.key.parse::<ServerName>() else { continue };
             let cause = change.trace.clone();
             let before = self.desired.servers.get(&name).cloned();
             self.desired.server(&self.ctx.config.node, change);
             if before.as_ref() != self.desired.servers.get(&name) {
-                ours = true;
-                self.order(&name, Some(&cause));
+                ours.push((name, cause));
             }
         }
         // The secrets of a protocol that is not served any more are nobody's business here.
@@ -349,74 +343,6 @@ impl Agent {
                 tracing::warn!(%error, "what is desired could not be saved; the next change tries again");
             }
         }));
-    }
-}
-
-/// Everything that is desired now, and the watches on what follows. What went away meanwhile is no news on the bus, so
-/// everything is read before it is compared.
-async fn read_bus(bus: &Bus, ctx: &Ctx) -> (Watches, Desired) {
-    let mut watches = loop {
-        match Watches::open(bus, ctx).await {
-            Ok(watches) => break watches,
-            Err(error) => {
-                tracing::warn!(%error, "cannot see yet what is desired");
-                sleep(RETRY_AFTER).await;
-            }
-        }
-    };
-    let mut desired = Desired { prekeys: Some(None), ..Desired::default() };
-    while !watches.are_current() {
-        watches.read_into(&mut desired, ctx).await;
-    }
-    (watches, desired)
-}
-
-impl Watches {
-    async fn open(bus: &Bus, ctx: &Ctx) -> Result<Self, contract::Error> {
-        Ok(Self {
-            servers: bus.own().await?.watch().await?,
-            server_keys: bus.own().await?.watch().await?,
-            users: bus.own().await?.watch().await?,
-            credentials: bus.own().await?.watch().await?,
-            grant: bus.own().await?.watch_keys(ctx.config.node.as_str()).await?,
-            prekeys: bus.own().await?.watch().await?,
-        })
-    }
-
-    fn are_current(&self) -> bool {
-        self.servers.is_current()
-            && self.server_keys.is_current()
-            && self.users.is_current()
-            && self.credentials.is_current()
-            && self.grant.is_current()
-            && self.prekeys.is_current()
-    }
-
-    /// Reads what was there when the watches began. Only from those that are behind: the others may have nothing
-    /// to say for long.
-    async fn read_into(&mut self, desired: &mut Desired, ctx: &Ctx) {
-        if !self.servers.is_current() {
-            self.servers.next().await.into_iter().for_each(|change| desired.server(&ctx.config.node, change));
-        }
-        if !self.server_keys.is_current() {
-            self.server_keys.next().await.into_iter().for_each(|change| desired.server_keys(change));
-        }
-        if !self.users.is_current() {
-            self.users.next().await.into_iter().for_each(|change| drop(desired.user(change)));
-        }
-        if !self.credentials.is_current() {
-            self.credentials.next().await.into_iter().for_each(|change| drop(desired.credentials(change)));
-        }
-        if !self.grant.is_current() {
-            for change in self.grant.next().await {
-                desired.grant = change.entry.value;
-            }
-        }
-        if !self.prekeys.is_current() {
-            for change in self.prekeys.next().await {
-                desired.prekeys = Some(change.entry.value);
-            }
-        }
     }
 }
 

@@ -70,6 +70,11 @@ impl Desired {
         Some(name)
     }
 
+    /// Nobody may connect, and nobody is known.
+    pub(crate) fn forget_users(&mut self) {
+        (self.active, self.credentials, self.prekeys) = (BTreeMap::new(), BTreeMap::new(), None);
+    }
+
     /// The credentials of a user who may connect; those of an earlier user of the name do not count.
     pub(crate) fn access(&self, name: &UserName) -> Option<&Credentials> {
         let id = self.active.get(name)?;

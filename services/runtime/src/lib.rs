@@ -2,7 +2,8 @@
 //! the engines in them.
 //!
 //! - [`agent`]    what is wanted, folded from the bus: an order for each instance, a roster for each protocol
-//!   - [`desired`]  the same as a value
+//!   - [`watches`]  what it follows there
+//!   - [`desired`]  what is wanted, as a value
 //!   - [`saved`]    and on disk, for when the bus is away
 //!   - [`opener`]   opens what is sealed to this node
 //! - [`workers`]  one for each instance, and what wakes them
@@ -37,6 +38,7 @@ mod plan;
 mod reports;
 mod saved;
 pub mod sockets;
+mod watches;
 mod workers;
 
 use std::{net::IpAddr, pin::pin, sync::Arc};

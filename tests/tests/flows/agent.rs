@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use contract::Protocol;
+use contract::{Protocol, fleet::DeleteServer};
 use flows::{house::Plan, programs::said};
 use testkit::{wait::eventually, xray_client::XrayClient};
 
@@ -57,6 +57,28 @@ async fn an_agent_that_was_killed_adopts_its_containers() {
     adopted("docker").await;
 }
 
+/// Whether the agent has kept a user with her credentials: those are her second mention.
+fn knows(world: &World, user: &str) -> bool {
+    let saved = world.house.data().join("runtime/desired.json");
+    fs::read_to_string(saved).is_ok_and(|text| text.matches(&format!("\"{user}\"")).count() > 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_serves_nothing_knows_nobody() {
+    let world = World::on("process").await;
+    world.create("alice").await;
+    for round in 0..2 {
+        // The second time she has been forgotten in between.
+        let server = format!("server{round}");
+        world.serve(&server, Protocol::Shadowsocks2022).await;
+        let client = XrayClient::start(&world.link("alice", &server).await).await.unwrap();
+        client.accepted(&world.page(), SOON).await.unwrap();
+        eventually("the agent knows who may connect", SOON, async || knows(&world, "alice")).await;
+        world.ask(DeleteServer { name: server.parse().unwrap() }).await;
+        eventually("the agent forgets them", SOON, async || !knows(&world, "alice")).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_serves_without_the_bus_what_it_was_told_last() {
     let mut world = World::with(Plan { apart: true, ..Plan::on("process") }).await;
@@ -68,12 +90,7 @@ async fn an_agent_serves_without_the_bus_what_it_was_told_last() {
     for tunnel in client.tunnels() {
         tunnel.accepted(&world.page(), SOON).await.unwrap();
     }
-    // With her credentials it is her second mention.
-    let saved = world.house.data().join("runtime/desired.json");
-    eventually("the agent has saved what it knows", SOON, async || {
-        fs::read_to_string(&saved).is_ok_and(|text| text.matches("\"alice\"").count() > 1)
-    })
-    .await;
+    eventually("the agent has saved what it knows", SOON, async || knows(&world, "alice")).await;
 
     world.house.nats_server().kill();
     world.house.kill("runtime");
