@@ -6,9 +6,9 @@ use std::{
     time::Duration,
 };
 
-use bus::{Bus, Change, origin::Trace};
+use bus::{Bus, Change, origin::Trace, watch::causes};
 use contract::{
-    Protocol, ServerName, State, UserName,
+    Protocol, ServerName, UserName,
     fleet::Server,
     keys::{Grant, Prekeys, ServerKeys},
 };
@@ -213,7 +213,7 @@ impl Agent {
         let mut ours = Vec::new();
         for change in changes {
             let Ok(name) = change.key.parse::<ServerName>() else { continue };
-            let cause = change.trace.clone();
+            let cause = change.trace();
             let before = self.desired.servers.get(&name).cloned();
             self.desired.server(&self.ctx.config.node, change);
             if before.as_ref() != self.desired.servers.get(&name) {
@@ -231,7 +231,7 @@ impl Agent {
         let mut ours = false;
         for change in changes {
             let Ok(name) = change.key.parse::<ServerName>() else { continue };
-            let cause = change.trace.clone();
+            let cause = change.trace();
             self.desired.server_keys(change);
             if self.desired.servers.contains_key(&name) {
                 ours = true;
@@ -243,7 +243,7 @@ impl Agent {
 
     fn grant(&mut self, changes: Vec<Change<Grant>>) {
         let Some(change) = changes.into_iter().next_back() else { return };
-        let cause = change.trace.clone();
+        let cause = change.trace();
         self.desired.grant = change.entry.value;
         // What could not be opened before may be open now, and the other way round.
         let changed = self.opener.take(self.desired.grant.as_ref());
@@ -344,8 +344,4 @@ impl Agent {
             }
         }));
     }
-}
-
-fn causes<S: State>(changes: &[Change<S>]) -> Vec<Trace> {
-    changes.iter().map(|change| change.trace.clone()).collect()
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_nats::{
-    HeaderMap, Request,
+    HeaderMap, HeaderValue, Request,
     header::{NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID},
     jetstream::stream::{DirectGetErrorKind, Stream},
 };
@@ -242,8 +242,10 @@ impl<S: State> Bucket<S> {
         expected: Expected,
     ) -> Result<u64, WriteError> {
         let id = format!("{key}:{}", Uuid::now_v7());
-        let (mut headers, body) = self.message(value, event, expected, &id).map_err(WriteError::Failed)?;
+        let mut headers = origin::headers(self.bus.name());
         headers.insert(NATS_MESSAGE_ID, id.as_str());
+        headers.insert(WRITE, id.as_str());
+        let body = complete(&mut headers, value, event, expected).map_err(WriteError::Failed)?;
         let subject = S::BUCKET.subject(key);
         let deadline = Instant::now() + WRITE_WITHIN;
         loop {
@@ -283,10 +285,12 @@ impl<S: State> Bucket<S> {
     pub async fn write_all(&self, writes: &[Write<S>]) -> Result<u64, WriteError> {
         let [.., last] = writes else { return Ok(0) };
         let deadline = Instant::now() + WRITE_WITHIN;
-        // All tries of one batch carry the same write id, so that a commit whose answer was lost is recognised.
+        // The names of all tries begin alike, so that a commit whose answer was lost is recognised.
         let id = Uuid::now_v7().to_string();
+        let mut tries = 0;
         loop {
-            let tried = self.bus.while_connected(self.try_batch(writes, &id));
+            tries += 1;
+            let tried = self.bus.while_connected(self.try_batch(writes, format!("{id}-{tries}")));
             let refusal = match timeout_at(deadline, tried).await {
                 Ok(Some(Ok(revision))) => {
                     self.knows(revision);
@@ -314,15 +318,16 @@ impl<S: State> Bucket<S> {
         }
     }
 
-    async fn try_batch(&self, writes: &[Write<S>], id: &str) -> Result<u64, Refusal> {
-        let batch = Uuid::new_v4().to_string();
+    async fn try_batch(&self, writes: &[Write<S>], name: String) -> Result<u64, Refusal> {
         let unknown = |error: &dyn std::fmt::Display| Refusal::Unknown(error.to_string());
+        let mut common = origin::headers(self.bus.name());
+        common.insert(BATCH_ID, name);
         for (index, write) in writes.iter().enumerate() {
-            let (mut headers, body) = self
-                .message(write.value.as_ref(), write.event, Expected::Key(write.expected), id)
+            let mut headers = common.clone();
+            headers.insert(BATCH_SEQUENCE, HeaderValue::from(index + 1));
+            let expected = Expected::Key(write.expected);
+            let body = complete(&mut headers, write.value.as_ref(), write.event, expected)
                 .map_err(Refusal::Final)?;
-            headers.insert(BATCH_ID, batch.as_str());
-            headers.insert(BATCH_SEQUENCE, (index + 1).to_string().as_str());
             let subject = S::BUCKET.subject(&write.key);
             let (first, last) = (index == 0, index + 1 == writes.len());
             if last {
@@ -353,33 +358,27 @@ impl<S: State> Bucket<S> {
     fn knows(&self, revision: u64) {
         self.known.fetch_max(revision, Ordering::Relaxed);
     }
+}
 
-    fn message(
-        &self,
-        value: Option<&S>,
-        event: S::Event,
-        expected: Expected,
-        id: &str,
-    ) -> Result<(HeaderMap, Bytes), Error> {
-        let mut headers = origin::headers(self.bus.name());
-        headers.insert(EVENT, event.name());
-        headers.insert(WRITE, id);
-        let (guard, revision) = match expected {
-            Expected::Key(revision) => (NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision),
-            Expected::Bucket(revision) => (NATS_EXPECTED_LAST_SEQUENCE, revision),
-        };
-        headers.insert(guard, revision.to_string().as_str());
-        let body = match value {
-            Some(value) => serde_json::to_vec(value)
-                .map_err(|error| Error::new(Code::INTERNAL, error.to_string()))?
-                .into(),
-            None => {
-                headers.insert(OPERATION, DELETION);
-                Bytes::new()
-            }
-        };
-        Ok((headers, body))
-    }
+/// Adds what a single message says besides its origin; returns its body.
+fn complete<S: State>(
+    headers: &mut HeaderMap,
+    value: Option<&S>,
+    event: S::Event,
+    expected: Expected,
+) -> Result<Bytes, Error> {
+    headers.insert(EVENT, event.name());
+    let (guard, revision) = match expected {
+        Expected::Key(revision) => (NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, revision),
+        Expected::Bucket(revision) => (NATS_EXPECTED_LAST_SEQUENCE, revision),
+    };
+    headers.insert(guard, HeaderValue::from(revision));
+    let Some(value) = value else {
+        headers.insert(OPERATION, DELETION);
+        return Ok(Bytes::new());
+    };
+    let body = serde_json::to_vec(value).map_err(|error| Error::new(Code::INTERNAL, error.to_string()))?;
+    Ok(body.into())
 }
 
 /// What nats-server answers to a message of a batch.
@@ -399,7 +398,8 @@ struct AnswerError {
 }
 
 fn written_by(headers: &HeaderMap, id: &str) -> bool {
-    headers.get(WRITE).is_some_and(|value| value.as_str() == id)
+    let starts = |name| headers.get(name).is_some_and(|value| value.as_str().starts_with(id));
+    starts(WRITE) || starts(BATCH_ID)
 }
 
 /// Reads a message of a bucket; markers of deletion have an operation and no body.

@@ -4,7 +4,7 @@
 //! A feed has one reader at a time: a service that follows one runs once. Where the bucket begins again, as a restored
 //! backup does, all that is there comes anew.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_nats::{
     datetime::DateTime,
@@ -31,6 +31,7 @@ use crate::{
     jetstream,
     origin::caused_by,
     stream,
+    watch::causes,
 };
 
 /// Changes that are handed over together at most: one atomic batch.
@@ -136,17 +137,17 @@ impl<S: State> Feed<S> {
                 Some(Err(error)) => return Err(broke(Some(error))),
                 None => return Err(broke(None)),
             };
-            let (mut taken, mut broken) = (vec![first], false);
+            let (mut taken, mut broken) = (vec![Arc::new(first)], false);
             while taken.len() < AT_ONCE {
                 // Those that are there already come in several reads. One that is not stored yet is not waited for:
                 // a timeout of nothing would last a millisecond, too, and nobody is to wait for a stream of others.
-                let next = if taken.last().is_some_and(more_come) {
+                let next = if taken.last().is_some_and(|last| more_come(last)) {
                     timeout(GATHER_WITHIN, messages.next()).await.ok()
                 } else {
                     messages.next().now_or_never()
                 };
                 match next {
-                    Some(Some(Ok(message))) => taken.push(message),
+                    Some(Some(Ok(message))) => taken.push(Arc::new(message)),
                     Some(Some(Err(_)) | None) => {
                         broken = true;
                         break;
@@ -163,7 +164,7 @@ impl<S: State> Feed<S> {
 
     async fn handle_all<F, W>(
         &mut self,
-        taken: Vec<Message>,
+        taken: Vec<Arc<Message>>,
         shutdown: &Shutdown,
         handle: &F,
     ) -> Result<(), Error>
@@ -171,25 +172,25 @@ impl<S: State> Feed<S> {
         F: Fn(Vec<Change<S>>) -> W + Send + Sync,
         W: Future<Output = Result<(), Error>> + Send,
     {
-        let mut changes = Vec::new();
+        let (mut changes, mut readable) = (Vec::new(), Vec::new());
         for message in &taken {
             match Change::<S>::of(message) {
                 Ok(change) if change.entry.revision <= self.done => {}
-                Ok(change) => changes.push(change),
+                Ok(change) => {
+                    changes.push(change);
+                    readable.push(message);
+                }
                 Err(error) => self.bury(message, &Error::new(Code::INTERNAL, error)).await?,
             }
         }
-        let revision = changes.last().map(|change| change.entry.revision);
-        if !changes.is_empty() {
-            let together = self.handle(changes.clone(), handle).await;
-            if let Err(error) = together {
-                tracing::warn!(%error, feed = self.name, changes = changes.len(), "changes failed; one by one now");
-                for change in changes {
-                    self.insist(change, &taken, shutdown, handle).await?;
+        if let Some(revision) = changes.last().map(|change| change.entry.revision) {
+            if let Err(error) = self.handle(changes, handle).await {
+                let changes = readable.len();
+                tracing::warn!(%error, feed = self.name, changes, "changes failed; one by one now");
+                for message in readable {
+                    self.insist(message, shutdown, handle).await?;
                 }
             }
-        }
-        if let Some(revision) = revision {
             self.done = revision;
         }
         if let Some(last) = taken.last() {
@@ -202,32 +203,21 @@ impl<S: State> Feed<S> {
     }
 
     /// Tries one change until it is handled or proves to be at fault itself.
-    async fn insist<F, W>(
-        &self,
-        change: Change<S>,
-        taken: &[Message],
-        shutdown: &Shutdown,
-        handle: &F,
-    ) -> Result<(), Error>
+    async fn insist<F, W>(&self, message: &Arc<Message>, shutdown: &Shutdown, handle: &F) -> Result<(), Error>
     where
         F: Fn(Vec<Change<S>>) -> W + Send + Sync,
         W: Future<Output = Result<(), Error>> + Send,
     {
         let (mut pause, mut faults) = (RETRY_AFTER[0], 0);
         loop {
-            let error = match self.handle(vec![change.clone()], handle).await {
+            let change = Change::of(message).map_err(|error| Error::new(Code::INTERNAL, error))?;
+            let error = match self.handle(vec![change], handle).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
             faults += usize::from(!is_transient(&error));
             if faults >= TRIES {
-                let own = |message: &&Message| {
-                    message.info().is_ok_and(|info| info.stream_sequence == change.entry.revision)
-                };
-                return match taken.iter().find(own) {
-                    Some(message) => self.bury(message, &error).await,
-                    None => Ok(()),
-                };
+                return self.bury(message, &error).await;
             }
             if shutdown.has_begun() {
                 return Err(error);
@@ -252,10 +242,9 @@ impl<S: State> Feed<S> {
             messaging.destination.name = S::BUCKET.name,
             messaging.batch.message_count = changes.len(),
         );
-        let causes: Vec<_> = changes.iter().map(|change| change.trace.clone()).collect();
-        caused_by(&span, &causes);
+        caused_by(&span, &causes(&changes));
         let origin = match changes.as_slice() {
-            [one] => one.origin.clone(),
+            [one] => one.origin(),
             _ => Origin::service(&service),
         };
         origin.scope(handle(changes)).instrument(span).await

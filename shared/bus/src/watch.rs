@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_nats::{
+    HeaderMap,
     datetime::DateTime,
     jetstream::{
         Message,
@@ -17,13 +18,19 @@ use async_nats::{
 };
 use contract::{Code, Error, State};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
-use telemetry::context::Context;
+use telemetry::context::TRACEPARENT;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
 };
 
-use crate::{Bucket, Entry, Origin, Shutdown, bucket::decode, error::jetstream_failed, jetstream, origin};
+use crate::{
+    Bucket, Entry, Origin, Shutdown,
+    bucket::decode,
+    error::jetstream_failed,
+    jetstream,
+    origin::{self, Trace},
+};
 
 /// Messages that are handed out together at most: one atomic batch.
 pub const AT_ONCE: usize = 1_000;
@@ -44,39 +51,54 @@ pub struct Change<S> {
     pub key: String,
     /// What stands there now.
     pub entry: Entry<S>,
-    /// What happened, such as `users.created`.
-    pub event: String,
-    /// Who caused it.
-    pub origin: Origin,
-    /// The trace it is part of.
-    pub trace: Context,
+    /// What said so; none where nobody did, because the bucket began again without this key.
+    message: Option<Arc<Message>>,
 }
 
 impl<S: State> Change<S> {
-    pub(crate) fn of(message: &Message) -> Result<Self, String> {
+    pub(crate) fn of(message: &Arc<Message>) -> Result<Self, String> {
         let revision = message.info().map_err(|error| error.to_string())?.stream_sequence;
-        let headers = message.headers.as_ref();
         let key = S::BUCKET.key(&message.subject).ok_or_else(|| format!("{} is no key", message.subject))?;
-        let entry = decode(&message.payload, headers, revision).map_err(|error| error.to_string())?;
-        let event = headers.and_then(|headers| headers.get(origin::EVENT)).map(ToString::to_string);
-        Ok(Self {
-            key: key.to_owned(),
-            entry,
-            event: event.unwrap_or_default(),
-            origin: Origin::of(headers),
-            trace: origin::trace_of(headers),
-        })
+        let entry = decode(&message.payload, message.headers.as_ref(), revision);
+        let entry = entry.map_err(|error| error.to_string())?;
+        Ok(Self { key: key.to_owned(), entry, message: Some(message.clone()) })
     }
 
     fn vanished(key: &str, revision: u64) -> Self {
-        Self {
-            key: key.to_owned(),
-            entry: Entry { value: None, revision },
-            event: VANISHED.to_owned(),
-            origin: Origin::of(None),
-            trace: origin::trace_of(None),
+        Self { key: key.to_owned(), entry: Entry { value: None, revision }, message: None }
+    }
+
+    fn headers(&self) -> Option<&HeaderMap> {
+        self.message.as_ref()?.headers.as_ref()
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        Some(self.headers()?.get(name)?.as_str())
+    }
+
+    /// What happened, such as `users.created`.
+    pub fn event(&self) -> &str {
+        match self.message {
+            Some(_) => self.header(origin::EVENT).unwrap_or_default(),
+            None => VANISHED,
         }
     }
+
+    /// Who caused it.
+    pub fn origin(&self) -> Origin {
+        Origin::of(self.headers())
+    }
+
+    /// The trace it is part of.
+    pub fn trace(&self) -> Trace {
+        origin::trace_of(self.headers())
+    }
+}
+
+/// The traces that changes are part of. Neighbours that have it from the same span, as those of a batch do, count once.
+pub fn causes<S: State>(changes: &[Change<S>]) -> Vec<Trace> {
+    let same = |one: &Change<S>, other: &Change<S>| one.header(TRACEPARENT) == other.header(TRACEPARENT);
+    changes.chunk_by(same).filter_map(|neighbours| Some(neighbours.first()?.trace())).collect()
 }
 
 /// Reads a bucket from its last revisions on, across reconnects and restarts of the server.
@@ -203,19 +225,7 @@ impl<S: State> Watch<S> {
         let mut next = first;
         loop {
             match next {
-                Some(Ok(message)) => match Change::of(&message) {
-                    Ok(change) if change.entry.revision <= self.seen => {}
-                    Ok(change) => {
-                        self.seen = change.entry.revision;
-                        changes.push(change);
-                    }
-                    Err(error) => {
-                        tracing::error!(error, subject = %message.subject, "state that cannot be read");
-                        // It counts as seen: who waits for this revision would wait for ever.
-                        let revision = message.info().map_or(0, |info| info.stream_sequence);
-                        self.seen = self.seen.max(revision);
-                    }
-                },
+                Some(Ok(message)) => changes.extend(take_in(&mut self.seen, &Arc::new(message))),
                 Some(Err(_)) | None => {
                     self.messages = None;
                     return changes;
@@ -228,6 +238,23 @@ impl<S: State> Watch<S> {
                 Some(message) => next = message,
                 None => return changes,
             }
+        }
+    }
+}
+
+/// The change that a message is, unless it was seen already or cannot be read.
+fn take_in<S: State>(seen: &mut u64, message: &Arc<Message>) -> Option<Change<S>> {
+    match Change::of(message) {
+        Ok(change) => {
+            let is_new = change.entry.revision > *seen;
+            *seen = change.entry.revision.max(*seen);
+            is_new.then_some(change)
+        }
+        Err(error) => {
+            tracing::error!(error, subject = %message.subject, "state that cannot be read");
+            // It counts as seen: who waits for this revision would wait for ever.
+            *seen = message.info().map_or(0, |info| info.stream_sequence).max(*seen);
+            None
         }
     }
 }

@@ -98,7 +98,7 @@ async fn follow(nats: &NatsServer, shutdown: &Shutdown) -> Seen {
         let (bus, kept) = (bus.clone(), kept.clone());
         async move {
             bus.call(Nod {}).await?;
-            let line = |change: Change<Thing>| (change.key, change.origin.actor, traceparent());
+            let line = |change: Change<Thing>| (change.key.clone(), change.origin().actor, traceparent());
             kept.lock().unwrap().extend(changes.into_iter().map(line));
             Ok(())
         }

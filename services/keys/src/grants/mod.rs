@@ -9,7 +9,7 @@ pub mod plan;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use bus::{Bucket, Change, Origin, Watch, bucket::WriteError, origin::caused_by};
+use bus::{Bucket, Change, Origin, Watch, bucket::WriteError, origin::caused_by, watch::causes};
 use contract::{
     NodeName, Protocol, ServerName, State,
     fleet::{Node, Server},
@@ -177,10 +177,9 @@ fn cause_of<S: State>(changes: &[Change<S>]) -> (Span, Option<Origin>) {
         messaging.destination.name = S::BUCKET.name,
         messaging.batch.message_count = changes.len(),
     );
-    let causes: Vec<_> = changes.iter().map(|change| change.trace.clone()).collect();
-    caused_by(&span, &causes);
+    caused_by(&span, &causes(changes));
     let origin = match changes {
-        [one] => Some(one.origin.clone()),
+        [one] => Some(one.origin()),
         _ => None,
     };
     (span, origin)

@@ -111,7 +111,7 @@ async fn a_thousand_at_once_get_theirs_in_batches() {
     for sequence in (1..=1_000).step_by(10) {
         let message = stream.get_raw_message(sequence).await.unwrap();
         assert_eq!(message.headers.get("Vpn-Event").unwrap().as_str(), "keys.issued");
-        batches.insert(message.headers.get("Vpn-Write").unwrap().to_string());
+        batches.insert(message.headers.get("Nats-Batch-Id").unwrap().to_string());
     }
     assert!(batches.len() <= 4, "{} writes for 1,000 users", batches.len());
     assert_eq!(world.status().await.users, 1_000);

@@ -163,7 +163,7 @@ async fn a_watch_tells_what_is_and_what_comes_across_a_kill() {
     let after = tokio::time::timeout(SOON, all.next()).await.expect("the watch goes on");
     assert_eq!(after.len(), 1, "nothing comes twice: {after:?}");
     assert_eq!((after[0].key.as_str(), &after[0].entry.value), ("b", &None));
-    assert_eq!((after[0].event.as_str(), after[0].origin.actor.as_str()), ("lab.counted", "service:lab"));
+    assert_eq!((after[0].event(), after[0].origin().actor.as_str()), ("lab.counted", "service:lab"));
     assert_eq!(revisions(tokio::time::timeout(SOON, only_b.next()).await.unwrap()), [("b".to_owned(), 7)]);
 }
 
