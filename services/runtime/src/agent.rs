@@ -26,13 +26,14 @@ use crate::{
     mailbox::{Coming, Order, Roster},
     opener::Opener,
     saved::Saved,
-    watches::{News, Watches},
+    watches::{Changed, Watches},
     workers::Workers,
 };
 
 /// Between a change of users and its copy on disk: many changes make one copy. Servers change rarely, and a copy that
 /// is behind would make an instance anew, so their changes are copied at once.
 const SAVE_AFTER: Duration = Duration::from_secs(2);
+
 /// The agent.
 pub(crate) struct Agent {
     ctx: Arc<Ctx>,
@@ -43,7 +44,8 @@ pub(crate) struct Agent {
     /// The users of the protocols that this node serves.
     rosters: BTreeMap<Protocol, Roster>,
     save_at: Option<Instant>,
-    saving: Option<JoinHandle<()>>,
+    /// Says whether it succeeded.
+    saving: Option<JoinHandle<bool>>,
     started: bool,
 }
 
@@ -81,7 +83,7 @@ impl Agent {
     /// Follows the bus, for ever.
     pub(crate) async fn follow(mut self, bus: Bus) {
         let ctx = self.ctx.clone();
-        // Six watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
+        // Watches are large: on the heap, or moving the agent to its task overflows a thread's stack.
         let mut synced = Box::pin(Watches::begin(&bus, &ctx));
         let (mut watches, desired) = match timeout(BUS_WITHIN, &mut synced).await {
             Ok(synced) => synced,
@@ -110,38 +112,45 @@ impl Agent {
         let news = tokio::select! {
             news = watches.next() => news,
             () = due => return self.save(),
+            saved = ended(&mut self.saving) => {
+                self.saving = None;
+                if !saved {
+                    self.save_at.get_or_insert_with(|| Instant::now() + SAVE_AFTER);
+                }
+                return;
+            }
         };
         match news {
-            News::Servers(changes) => {
+            Changed::Servers(changes) => {
                 let changed = self.servers(changes);
                 // Who may connect is known before the first server starts, and forgotten after the last.
-                watches.mind(&mut self.desired).await;
+                Box::pin(watches.mind(&mut self.desired)).await;
                 if !changed.is_empty() {
                     self.save_at = Some(Instant::now());
                 }
                 changed.iter().for_each(|(name, cause)| self.order(name, Some(cause)));
             }
-            News::ServerKeys(changes) => {
+            Changed::ServerKeys(changes) => {
                 if self.server_keys(changes) {
                     self.save_at = Some(Instant::now());
                 }
             }
-            News::Grant(changes) => {
+            Changed::Grant(changes) => {
                 self.grant(changes);
                 self.save_at = Some(Instant::now());
             }
-            News::Users(changes) => {
+            Changed::Users(changes) => {
                 let causes = causes(&changes);
                 let names = changes.into_iter().filter_map(|change| self.desired.user(change)).collect();
                 self.users(names, &causes);
             }
-            News::Credentials(changes) => {
+            Changed::Credentials(changes) => {
                 let causes = causes(&changes);
                 let names =
                     changes.into_iter().filter_map(|change| self.desired.credentials(change)).collect();
                 self.users(names, &causes);
             }
-            News::Prekeys(changes) => {
+            Changed::Prekeys(changes) => {
                 if let Some(change) = changes.into_iter().next_back() {
                     self.desired.prekeys = Some(change.entry.value);
                     self.expect();
@@ -332,16 +341,25 @@ impl Agent {
 
     /// Copies what is desired to disk, while it goes on changing.
     fn save(&mut self) {
-        if self.saving.as_ref().is_some_and(|saving| !saving.is_finished()) {
+        if self.saving.is_some() {
             self.save_at = Some(Instant::now() + SAVE_AFTER);
             return;
         }
         self.save_at = None;
         let (saved, desired) = (self.saved.clone(), self.desired.clone());
         self.saving = Some(tokio::task::spawn_blocking(move || {
-            if let Err(error) = saved.save(&desired) {
-                tracing::warn!(%error, "what is desired could not be saved; the next change tries again");
+            let saved = saved.save(&desired);
+            if let Err(error) = &saved {
+                tracing::warn!(%error, "what is desired could not be saved; it is tried again");
             }
+            saved.is_ok()
         }));
+    }
+}
+
+async fn ended(saving: &mut Option<JoinHandle<bool>>) -> bool {
+    match saving {
+        Some(saving) => saving.await.unwrap_or(false),
+        None => std::future::pending().await,
     }
 }

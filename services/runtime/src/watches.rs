@@ -12,8 +12,8 @@ use tokio::time::sleep;
 
 use crate::{Ctx, desired::Desired};
 
-/// Between two tries to reach the state on the bus.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Between two tries to reach the state on the bus: the first and the longest pause.
+const RETRY_AFTER: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
 /// What is watched on the bus.
 pub(crate) struct Watches {
@@ -22,18 +22,18 @@ pub(crate) struct Watches {
     server_keys: Watch<ServerKeys>,
     grant: Watch<Grant>,
     /// Only where there is something to connect to: a node that serves nothing knows nobody.
-    access: Option<Access>,
+    admission: Option<Admission>,
 }
 
 /// Who may connect, and with what.
-struct Access {
+struct Admission {
     users: Watch<User>,
     credentials: Watch<Credentials>,
     prekeys: Watch<Prekeys>,
 }
 
 /// What has changed.
-pub(crate) enum News {
+pub(crate) enum Changed {
     Servers(Vec<Change<Server>>),
     ServerKeys(Vec<Change<ServerKeys>>),
     Grant(Vec<Change<Grant>>),
@@ -59,7 +59,7 @@ impl Watches {
             servers: bus.own().await?.watch().await?,
             server_keys: bus.own().await?.watch().await?,
             grant: bus.own().await?.watch_keys(ctx.config.node.as_str()).await?,
-            access: None,
+            admission: None,
         })
     }
 
@@ -80,34 +80,35 @@ impl Watches {
     /// Sees to it that who may connect is known where there are servers, and only there.
     pub(crate) async fn mind(&mut self, desired: &mut Desired) {
         if desired.servers.is_empty() {
-            self.access = None;
+            self.admission = None;
             desired.forget_users();
-        } else if self.access.is_none() {
+        } else if self.admission.is_none() {
             let bus = &self.bus;
-            let mut access = insist(|| Access::open(bus)).await;
-            desired.forget_users();
-            access.read_into(desired).await;
-            self.access = Some(access);
+            let mut admission = insist(|| Admission::open(bus)).await;
+            admission.read_into(desired).await;
+            self.admission = Some(admission);
         }
     }
 
     /// What changes next. Nothing is lost where the wait is dropped.
-    pub(crate) async fn next(&mut self) -> News {
+    pub(crate) async fn next(&mut self) -> Changed {
         tokio::select! {
-            changes = self.servers.next() => News::Servers(changes),
-            changes = self.server_keys.next() => News::ServerKeys(changes),
-            changes = self.grant.next() => News::Grant(changes),
-            news = Access::next(&mut self.access) => news,
+            changes = self.servers.next() => Changed::Servers(changes),
+            changes = self.server_keys.next() => Changed::ServerKeys(changes),
+            changes = self.grant.next() => Changed::Grant(changes),
+            news = Admission::next(&mut self.admission) => news,
         }
     }
 }
 
-impl Access {
+impl Admission {
     async fn open(bus: &Bus) -> Result<Self, contract::Error> {
+        // All buckets first: a watch that is begun in vain stays on the server for a while.
+        let (users, credentials, prekeys) = (bus.own().await?, bus.own().await?, bus.own().await?);
         Ok(Self {
-            users: bus.own().await?.watch().await?,
-            credentials: bus.own().await?.watch().await?,
-            prekeys: bus.own().await?.watch().await?,
+            users: users.watch().await?,
+            credentials: credentials.watch().await?,
+            prekeys: prekeys.watch().await?,
         })
     }
 
@@ -126,12 +127,12 @@ impl Access {
         }
     }
 
-    async fn next(access: &mut Option<Self>) -> News {
-        let Some(access) = access else { return std::future::pending().await };
+    async fn next(admission: &mut Option<Self>) -> Changed {
+        let Some(admission) = admission else { return std::future::pending().await };
         tokio::select! {
-            changes = access.users.next() => News::Users(changes),
-            changes = access.credentials.next() => News::Credentials(changes),
-            changes = access.prekeys.next() => News::Prekeys(changes),
+            changes = admission.users.next() => Changed::Users(changes),
+            changes = admission.credentials.next() => Changed::Credentials(changes),
+            changes = admission.prekeys.next() => Changed::Prekeys(changes),
         }
     }
 }
@@ -140,12 +141,14 @@ async fn insist<W, F>(open: impl Fn() -> F) -> W
 where
     F: Future<Output = Result<W, contract::Error>>,
 {
+    let mut pause = RETRY_AFTER[0];
     loop {
         match open().await {
             Ok(watches) => return watches,
             Err(error) => {
                 tracing::warn!(%error, "cannot see yet what is desired");
-                sleep(RETRY_AFTER).await;
+                sleep(pause).await;
+                pause = (pause * 2).min(RETRY_AFTER[1]);
             }
         }
     }

@@ -47,7 +47,7 @@ const CONFLICTS_MAX: usize = 16;
 pub struct Bucket<S> {
     pub(crate) bus: Bus,
     pub(crate) stream: Stream,
-    /// The last revision that was written or read through this bucket.
+    /// The last revision that was acknowledged to this handle or one of its clones, or that one of them got by key.
     pub(crate) known: Arc<AtomicU64>,
     kind: PhantomData<fn() -> S>,
 }
@@ -398,8 +398,9 @@ struct AnswerError {
 }
 
 fn written_by(headers: &HeaderMap, id: &str) -> bool {
-    let starts = |name| headers.get(name).is_some_and(|value| value.as_str().starts_with(id));
-    starts(WRITE) || starts(BATCH_ID)
+    let value = |name| headers.get(name).map(|value| value.as_str());
+    let of_batch = |batch: &str| batch.strip_prefix(id).is_some_and(|tries| tries.starts_with('-'));
+    value(WRITE) == Some(id) || value(BATCH_ID).is_some_and(of_batch)
 }
 
 /// Reads a message of a bucket; markers of deletion have an operation and no body.

@@ -17,7 +17,8 @@ pub const REASON: &str = "Vpn-Reason";
 pub const EVENT: &str = "Vpn-Event";
 /// The header with how long the caller waits, in milliseconds.
 pub const TIMEOUT: &str = "Vpn-Timeout";
-/// The header that names the write which a message belongs to.
+/// The header that names the write which a message belongs to; one of a batch has the batch's name instead
+/// (`Nats-Batch-Id`).
 pub const WRITE: &str = "Vpn-Write";
 
 /// The longest actor and reason that are kept: they are stored with every message.

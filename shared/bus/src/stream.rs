@@ -5,9 +5,10 @@ use contract::{Code, Error, Stream, Streamed};
 
 use crate::{
     Bus,
+    bucket::BATCH_ID,
     error::{Refusal, jetstream_failed},
     jetstream,
-    origin::{self, REASON},
+    origin::{self, REASON, WRITE},
 };
 
 /// What could not be handled, whatever it was: kept for a person to look at.
@@ -66,6 +67,9 @@ pub(crate) async fn bury(
     headers.insert("Vpn-Dead-Sequence", sequence.to_string().as_str());
     let why: String = error.to_string().chars().filter(|c| !c.is_control()).take(200).collect();
     headers.insert(REASON, why.as_str());
+    if let Some(batch) = headers.get(BATCH_ID).cloned() {
+        headers.insert(WRITE, batch);
+    }
     // Expectations of the first publish hold for its own stream only.
     let mut kept = HeaderMap::new();
     for (name, values) in headers.iter() {

@@ -385,7 +385,9 @@ impl<S: State> View<S> {
         self.caught_up(known).await;
         if self.revision() < known {
             // The bucket began again: its revisions count anew.
-            let _ = self.bucket.known.compare_exchange(known, 0, Ordering::Relaxed, Ordering::Relaxed);
+            let last = self.bucket.revision().await.unwrap_or_default();
+            let _ = self.bucket.known.compare_exchange(known, last, Ordering::Relaxed, Ordering::Relaxed);
+            self.caught_up(last).await;
         }
     }
 

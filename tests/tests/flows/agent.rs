@@ -58,7 +58,7 @@ async fn an_agent_that_was_killed_adopts_its_containers() {
 }
 
 /// Whether the agent has kept a user with her credentials: those are her second mention.
-fn knows(world: &World, user: &str) -> bool {
+pub(crate) fn knows(world: &World, user: &str) -> bool {
     let saved = world.house.data().join("runtime/desired.json");
     fs::read_to_string(saved).is_ok_and(|text| text.matches(&format!("\"{user}\"")).count() > 1)
 }

@@ -132,12 +132,10 @@ pub(crate) async fn nobody_is_lost(bus: &Bus, acknowledged: &[UserName]) {
         if issued == there.len() as u64 {
             return Ok(());
         }
-        let mut without = Vec::new();
-        for user in &there {
-            if let Err(error) = insist(bus, keys::Link { user: user.clone(), server: None }).await {
-                without.push((user, error.to_string()));
-            }
-        }
+        let links = stream::iter(&there)
+            .map(|user| insist(bus, keys::Link { user: user.clone(), server: None }))
+            .buffer_unordered(16);
+        let without: Vec<_> = links.filter_map(async |link| link.err()).take(3).collect().await;
         Err(format!("{issued} of {}: {without:?}", there.len()))
     })
     .await;

@@ -23,7 +23,10 @@ use testkit::{
 };
 use tokio::net::UnixListener;
 
-use crate::world::{SOON, World, named};
+use crate::{
+    agent::knows,
+    world::{SOON, World, named},
+};
 
 /// What is promised, with the start of the program that asks.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(1);
@@ -182,7 +185,7 @@ async fn a_full_disk_below_the_agent_is_told_and_got_over() {
     let internet = flows::internet::Internet::open().await;
     let house = House::start_in(home, Plan::on("process")).await;
     let bus = house.bus().await;
-    let world = World { house, bus, internet };
+    let mut world = World { house, bus, internet };
     world.serve("before", Protocol::Shadowsocks2022).await;
     world.create("alice").await;
     let client = XrayClient::start(&world.link("alice", "before").await).await.unwrap();
@@ -208,9 +211,14 @@ async fn a_full_disk_below_the_agent_is_told_and_got_over() {
     let late = client.add(&world.link("bob", "before").await).await.unwrap();
     late.accepted(&world.page(), SOON).await.unwrap();
     assert!(held.is_open());
+    // What it cannot keep it tries to keep again, also where nothing changes any more.
+    let failures = |world: &mut World| world.house.vpnd().log().matches("desired could not be saved").count();
+    let before = failures(&mut world);
+    eventually("the agent goes on trying", SOON, async || failures(&mut world) > before + 1).await;
 
     fs::remove_file(ballast).unwrap();
     let since = Instant::now();
+    eventually("what is desired is kept", SOON, async || knows(&world, "bob")).await;
     world.house.runs(&world.bus, "after").await;
     println!("full disk of an agent: the server runs {:?} after there is room", since.elapsed());
     let client = XrayClient::start(&world.link("bob", "after").await).await.unwrap();
