@@ -14,6 +14,9 @@ use testkit::wait::eventually;
 
 use crate::world::{SOON, World, assert_apart, named};
 
+/// Who asks in the moment of a kill waits so long for an answer that does not come.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Creates that many users one by one and deletes every tenth again; 16 are under way together.
 async fn come_and_go(bus: bus::Bus, count: usize, made: Arc<AtomicUsize>) {
     stream::iter(0..count)
@@ -22,17 +25,17 @@ async fn come_and_go(bus: bus::Bus, count: usize, made: Arc<AtomicUsize>) {
             async move {
                 let create = named(&format!("u{n:04}"));
                 let name = create.name.clone();
-                let mut created = bus.call_within(create.clone(), Duration::from_secs(3)).await;
+                let mut created = bus.call_within(create.clone(), PATIENCE).await;
                 while created.is_err() {
                     // The answer may have been lost with the bus while the user was made.
-                    created = bus.call_within(contract::users::Get { name: name.clone() }, SOON).await;
+                    created = bus.call_within(contract::users::Get { name: name.clone() }, PATIENCE).await;
                     if created.is_err() {
-                        created = bus.call_within(create.clone(), Duration::from_secs(3)).await;
+                        created = bus.call_within(create.clone(), PATIENCE).await;
                     }
                 }
                 if n % 10 == 0 {
                     while bus
-                        .call_within(Delete { name: name.clone() }, Duration::from_secs(3))
+                        .call_within(Delete { name: name.clone() }, PATIENCE)
                         .await
                         .is_err_and(|error| error.code != contract::Code::USERS_NOT_FOUND)
                     {
