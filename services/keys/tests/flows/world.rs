@@ -147,10 +147,10 @@ impl World {
             let who = |name: &String| (users.get(name).map(|u| u.id), held.get(name).map(|c| c.user_id));
             let names: BTreeSet<_> = users.keys().chain(held.keys()).collect();
             let differs = names.into_iter().find(|name| who(name).0 != who(name).1);
-            let missing = differs.map(|name| {
-                format!("{name}: {:?}; {} users, {} with credentials", who(name), users.len(), held.len())
-            });
-            missing.map_or(Ok(held), Err)
+            let Some(name) = differs else { return Ok(held) };
+            let counted = self.bus.call(Status {}).await.map(|status| status.users);
+            let counts = format!("{} users, {} with credentials", users.len(), held.len());
+            Err(format!("{name}: {:?}; {counts}, as keys counts: {counted:?}", who(name)))
         })
         .await
     }
