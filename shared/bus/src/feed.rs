@@ -10,10 +10,7 @@ use async_nats::{
     datetime::DateTime,
     jetstream::{
         AckKind, Message,
-        consumer::{
-            AckPolicy, DeliverPolicy,
-            pull::{self, MessagesError},
-        },
+        consumer::{AckPolicy, DeliverPolicy, pull},
     },
 };
 use contract::{Code, Error, State};
@@ -27,7 +24,7 @@ use tracing::{Instrument, info_span};
 use crate::{
     Bucket, Change, Origin, Shutdown,
     bucket::{BATCH_COMMIT, BATCH_ID},
-    error::{is_transient, jetstream_failed},
+    error::is_transient,
     jetstream,
     origin::caused_by,
     stream,
@@ -117,26 +114,19 @@ impl<S: State> Feed<S> {
         }
         let consumer = jetstream::consumer(&self.bucket.stream, config).await?;
         // What an earlier reader had taken and not finished comes again, first and in order.
-        self.bucket
-            .stream
-            .reset_consumer(self.name, None)
-            .await
-            .map_err(|error| Error::new(Code::BUS_STORE_FAILED, format!("feed {}: {error}", self.name)))?;
-        let mut messages = jetstream::messages(&consumer, AT_ONCE).await?;
+        let reset =
+            self.bucket.stream.reset_consumer(self.name, None).await.map_err(|error| {
+                Error::new(Code::BUS_STORE_FAILED, format!("feed {}: {error}", self.name))
+            })?;
+        let delivered = reset.info.delivered.consumer_sequence;
+        let mut messages = jetstream::messages(&consumer, AT_ONCE, delivered).await?;
         loop {
             let first = tokio::select! {
                 message = messages.next() => message,
                 _ = self.connects.changed() => return Ok(()),
             };
-            let broke = |error: Option<MessagesError>| match error {
-                Some(error) => jetstream_failed(&format!("feed {}", self.name), &error),
-                None => Error::new(Code::BUS_STORE_FAILED, format!("feed {} ended", self.name)),
-            };
-            let first = match first {
-                Some(Ok(first)) => first,
-                Some(Err(error)) => return Err(broke(Some(error))),
-                None => return Err(broke(None)),
-            };
+            let ended = || Error::new(Code::BUS_STORE_FAILED, format!("feed {} ended", self.name));
+            let first = first.ok_or_else(ended)??;
             let (mut taken, mut broken) = (vec![Arc::new(first)], false);
             while taken.len() < AT_ONCE {
                 // Those that are there already come in several reads. One that is not stored yet is not waited for:

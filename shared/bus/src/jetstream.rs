@@ -1,16 +1,21 @@
 //! Streams as they should be: made where absent, compared and brought in line where present.
 
-use std::time::Duration;
+use std::{fmt::Display, time::Duration};
 
 use async_nats::{
     datetime::DateTime,
     jetstream::{
-        consumer::{self, Consumer, pull},
+        Message,
+        consumer::{
+            self, Consumer,
+            pull::{self, MessagesError},
+        },
         context::{CreateStreamErrorKind, GetStreamErrorKind},
         stream::{Config, DiscardPolicy, Info, StorageType, Stream},
     },
 };
 use contract::{Code, Error};
+use futures::{StreamExt, future::ready, stream::BoxStream};
 
 use crate::{Bus, error::jetstream_failed};
 
@@ -157,14 +162,35 @@ pub(crate) async fn consumer(stream: &Stream, config: pull::Config) -> Result<Pu
     })
 }
 
-/// Messages of a consumer, and how they are asked for: as many as are worked on at once.
-pub(crate) async fn messages(consumer: &PullConsumer, batch: usize) -> Result<pull::Stream, Error> {
-    consumer
+/// What a consumer hands out. One that is missing, because it was on its way when a connection broke, is an error in
+/// its place: the server takes it for delivered, and goes on with the next one on the next connection.
+pub(crate) type Messages = BoxStream<'static, Result<Message, Error>>;
+
+/// Messages of a consumer that has handed out `delivered` so far, and how they are asked for: as many as are worked on
+/// at once.
+pub(crate) async fn messages(
+    consumer: &PullConsumer,
+    batch: usize,
+    delivered: u64,
+) -> Result<Messages, Error> {
+    let what = format!("read consumer {}", consumer.cached_info().name);
+    let messages = consumer
         .stream()
         .max_messages_per_batch(batch)
         .heartbeat(Duration::from_millis(1_500))
         .expires(Duration::from_secs(10))
         .messages()
         .await
-        .map_err(|error: consumer::StreamError| jetstream_failed("read a consumer", &error))
+        .map_err(|error: consumer::StreamError| jetstream_failed(&what, &error))?;
+    let broke = move |why: &dyn Display| Error::new(Code::BUS_STORE_FAILED, format!("{what}: {why}"));
+    let in_turn = move |delivered: &mut u64, message: Result<Message, MessagesError>| {
+        let message = message.map_err(|error| broke(&error))?;
+        let sequence = message.info().map_err(|error| broke(&error))?.consumer_sequence;
+        *delivered += 1;
+        if sequence != *delivered {
+            return Err(broke(&format!("{sequence} came where {delivered} was due")));
+        }
+        Ok(message)
+    };
+    Ok(messages.scan(delivered, move |delivered, message| ready(Some(in_turn(delivered, message)))).boxed())
 }

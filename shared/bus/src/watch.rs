@@ -28,7 +28,7 @@ use crate::{
     Bucket, Entry, Origin, Shutdown,
     bucket::decode,
     error::jetstream_failed,
-    jetstream,
+    jetstream::{self, Messages},
     origin::{self, Trace},
 };
 
@@ -106,7 +106,7 @@ pub struct Watch<S> {
     bucket: Bucket<S>,
     filter: String,
     connects: watch::Receiver<u64>,
-    messages: Option<pull::Stream>,
+    messages: Option<Messages>,
     /// On the way to them. Kept, because who waits for several watches at once drops each wait that is not the first
     /// to end: begun anew each time, it would never get there while the others have news.
     subscribing: Option<BoxFuture<'static, Result<Subscribed, Error>>>,
@@ -261,7 +261,7 @@ fn take_in<S: State>(seen: &mut u64, message: &Arc<Message>) -> Option<Change<S>
 
 /// Where a watch begins to read.
 struct Subscribed {
-    messages: pull::Stream,
+    messages: Messages,
     seen: u64,
     target: u64,
     created: DateTime,
@@ -312,7 +312,7 @@ async fn subscribe<S: State>(
             }
         }
     }
-    let messages = jetstream::messages(&consumer, AT_ONCE).await?;
+    let messages = jetstream::messages(&consumer, AT_ONCE, 0).await?;
     Ok(Subscribed { messages, seen, target, created: info.created, anew })
 }
 

@@ -9,8 +9,12 @@ use bus::{Bucket, Change, Shutdown, View};
 use contract::{Code, Error};
 use futures::{FutureExt, StreamExt};
 use testkit::{nats::NatsServer, wait::eventually};
+use tokio::sync::Semaphore;
 
-use crate::world::{Count, Counted, SOON, connect, count};
+use crate::{
+    wire::Wire,
+    world::{Count, Counted, SOON, connect, count},
+};
 
 /// What one reader was handed, one batch after the other.
 type Seen = Arc<Mutex<Vec<(u64, String, u64)>>>;
@@ -165,6 +169,57 @@ async fn a_watch_tells_what_is_and_what_comes_across_a_kill() {
     assert_eq!((after[0].key.as_str(), &after[0].entry.value), ("b", &None));
     assert_eq!((after[0].event(), after[0].origin().actor.as_str()), ("lab.counted", "service:lab"));
     assert_eq!(revisions(tokio::time::timeout(SOON, only_b.next()).await.unwrap()), [("b".to_owned(), 7)]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_when_a_connection_breaks_comes_again() {
+    let nats = NatsServer::start().await;
+    let bus = connect(&nats, "lab").await;
+    bus.own_dead_letters().await.unwrap();
+    let bucket: Bucket<Count> = bus.own().await.unwrap();
+    let wire = Wire::to(&nats).await;
+    let wired: Bucket<Count> = wire.connect().await.own().await.unwrap();
+    let mut watch = wired.watch().await.unwrap();
+    let (shutdown, seen, gate) =
+        (Shutdown::new(), Arc::new(Mutex::new(Vec::new())), Arc::new(Semaphore::new(0)));
+    let (kept, opens) = (seen.clone(), gate.clone());
+    let handle = move |changes: Vec<Change<Count>>| {
+        kept.lock().unwrap().extend(changes.into_iter().map(|change| change.entry.revision));
+        let opens = opens.clone();
+        async move {
+            opens.acquire().await.unwrap().forget();
+            Ok(())
+        }
+    };
+    shutdown.spawn("reader", wired.feed("reader").run(shutdown.clone(), handle));
+    let stream = async_nats::jetstream::new(async_nats::connect(nats.url()).await.unwrap());
+    let stream = stream.get_stream("KV_lab_counts").await.unwrap();
+    let insert = async |name: String| bucket.insert(&count(&name, 0), Counted).await.unwrap();
+
+    let mut told = Vec::new();
+    // Whether who reads on first meets the new connection or what came on it, is chance.
+    for round in 0..10 {
+        let first = insert(format!("handled{round}")).await;
+        eventually("it is being handled", SOON, async || seen.lock().unwrap().last() == Some(&first)).await;
+        wire.lose(async { _ = insert(format!("lost{round}")).await }).await;
+        let last = insert(format!("after{round}")).await;
+        let sent = async || {
+            let info = stream.consumer_info("reader").await.unwrap();
+            info.delivered.stream_sequence == last
+        };
+        eventually("the next one is there", SOON, sent).await;
+        gate.add_permits(3);
+        eventually("all is handled", SOON, async || seen.lock().unwrap().last() == Some(&last)).await;
+        gate.forget_permits(3);
+        while told.last() != Some(&last) {
+            let changes = tokio::time::timeout(SOON, watch.next()).await.expect("the watch goes on");
+            told.extend(changes.into_iter().map(|change| change.entry.revision));
+        }
+    }
+    let each_once = (1..=30).collect::<Vec<_>>();
+    assert_eq!(*seen.lock().unwrap(), each_once);
+    assert_eq!(told, each_once);
+    assert!(shutdown.finish(SOON).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@
 //! - [`requests`] every request is answered: bugs, deadlines, bad input, too many at once, a service that stops
 //! - [`writes`]   guarded writes and batches, also while the server is killed
 //! - [`follow`]   feeds and watches across restarts of everything; dead letters
+//! - [`wire`]     a connection that breaks while something is on its way
 //! - [`again`]    buckets that begin again: a restored backup, a stream made anew
 //! - [`tasks`]    tasks that panic, and starts that wait for the bus
 //! - [`servers`]  servers that will not do, and streams that somebody configured otherwise
@@ -20,5 +21,6 @@ mod follow;
 mod requests;
 mod servers;
 mod tasks;
+mod wire;
 mod world;
 mod writes;
