@@ -63,7 +63,7 @@ impl Plan {
 }
 
 /// The services of a house whose parts are apart.
-pub const SERVICES: [&str; 4] = ["users", "keys", "fleet", "runtime"];
+pub const SERVICES: [&str; 5] = ["users", "keys", "fleet", "runtime", "stats"];
 
 /// A running house. Dropped, it takes its servers down and ends.
 pub struct House {
@@ -247,11 +247,12 @@ impl House {
             }
             _ => {}
         }
+        if matches!(part, "all" | "runtime" | "stats") {
+            command.arg("--data").arg(self.data());
+        }
         if matches!(part, "all" | "runtime") {
             command
                 .args(["--backend", &plan.backend, "--node", &plan.node, "--address", &plan.address])
-                .arg("--data")
-                .arg(self.data())
                 .arg("--run-dir")
                 .arg(self.run_dir())
                 .arg("--xray")

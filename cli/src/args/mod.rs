@@ -1,10 +1,12 @@
 //! Every option there is.
 //!
 //! - [`users`], [`servers`] the verbs of the two nouns that have many
+//! - [`stats`]              what was used
 //! - [`up`]                 the newcomer's path
 //! - [`value`]              values that people write: durations, moments
 
 pub(crate) mod servers;
+pub(crate) mod stats;
 pub(crate) mod up;
 pub(crate) mod users;
 pub(crate) mod value;
@@ -89,6 +91,9 @@ pub(crate) enum Command {
     /// Credentials
     #[command(subcommand, arg_required_else_help = true)]
     Keys(Keys),
+    /// What users, servers and nodes send and receive
+    #[command(subcommand, arg_required_else_help = true)]
+    Stats(stats::Verb),
     /// What a user's app imports: links, QR codes, files
     Link(Link),
     /// What an error code means and what to do about it

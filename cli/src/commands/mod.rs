@@ -3,6 +3,7 @@
 //! - [`users`], [`import`]  accounts
 //! - [`servers`], [`nodes`] what should run, and where
 //! - [`keys`], [`link`]     credentials, and what clients import ([`qr`], [`files`])
+//! - [`stats`]              what was used
 //! - [`status`], [`doctor`] how it all is
 //! - [`up`]                 the newcomer's path, and back down
 //! - [`instances`]          waits for what really runs
@@ -19,6 +20,7 @@ mod link;
 mod nodes;
 mod qr;
 mod servers;
+mod stats;
 mod status;
 mod up;
 mod users;
@@ -41,6 +43,7 @@ pub(crate) async fn run(ctx: &Context, command: Command) -> Result<Exit, Error> 
         Command::Servers(verb) => servers::run(ctx, verb).await?,
         Command::Nodes(verb) => nodes::run(ctx, verb).await?,
         Command::Keys(verb) => keys::run(ctx, verb).await?,
+        Command::Stats(verb) => stats::run(ctx, verb).await?,
         Command::Link(args) => link::run(ctx, args).await?,
         Command::Explain(args) => return explain::run(&ctx.output, &args),
         Command::Completions(args) => return completions::run(&ctx.output, &args),
@@ -82,6 +85,8 @@ impl Command {
             Self::Nodes(args::Nodes::Inspect { .. }) => "vpn nodes inspect",
             Self::Keys(args::Keys::Rotate { .. }) => "vpn keys rotate",
             Self::Keys(args::Keys::Status) => "vpn keys status",
+            Self::Stats(args::stats::Verb::Usage(_)) => "vpn stats usage",
+            Self::Stats(args::stats::Verb::Top(_)) => "vpn stats top",
             Self::Link(_) => "vpn link",
             Self::Explain(_) => "vpn explain",
             Self::Completions(_) => "vpn completions",

@@ -7,7 +7,7 @@ use contract::{
     fleet::{ListNodes, ListServers, Presence},
     keys,
     runtime::{InstanceState, ListInstances},
-    users,
+    stats, users,
 };
 use serde::Serialize;
 
@@ -78,9 +78,8 @@ async fn bus(ctx: &Context) -> Result<Part, Error> {
 }
 
 /// Each service, asked at the same time.
-pub(crate) async fn services(ctx: &Context) -> [Part; 4] {
-    let (users, keys, fleet, runtime) = tokio::join!(users(ctx), keys(ctx), fleet(ctx), runtime(ctx));
-    [users, keys, fleet, runtime]
+pub(crate) async fn services(ctx: &Context) -> [Part; 5] {
+    tokio::join!(users(ctx), keys(ctx), fleet(ctx), runtime(ctx), stats(ctx)).into()
 }
 
 async fn ask<R: Request>(ctx: &Context, request: R) -> Result<R::Reply, Error> {
@@ -117,6 +116,13 @@ async fn fleet(ctx: &Context) -> Part {
         Ok(format!("{nodes}, {online} online; {servers}, {wanted} to run"))
     };
     Part::new("fleet", begun, answer.await)
+}
+
+async fn stats(ctx: &Context) -> Part {
+    let begun = Instant::now();
+    let top = stats::Top { limit: Some(1), ..stats::Top::default() };
+    let answer = ask(ctx, top).await;
+    Part::new("stats", begun, answer.map(|top| format!("traffic of {}", several(top.total, "user"))))
 }
 
 async fn runtime(ctx: &Context) -> Part {

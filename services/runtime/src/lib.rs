@@ -15,6 +15,7 @@
 //! - [`engine`]   the trait [`engine::Engine`] and what is behind it: Xray, WireGuard
 //!   - [`netns`]    work in an instance's network namespace
 //!   - [`sockets`]  ending other programs' connections
+//! - [`usage`]    what users send and receive, counted exactly once
 //! - [`handlers`] what can be asked of a node: one verb, one file
 //! - [`announce`] the agent says that it is there
 //! - [`reports`]  what it says of its instances
@@ -38,6 +39,7 @@ mod plan;
 mod reports;
 mod saved;
 pub mod sockets;
+mod usage;
 mod watches;
 mod workers;
 
@@ -59,6 +61,7 @@ use saved::Saved;
 use seal::CurveKey;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
+use usage::Meter;
 use workers::Workers;
 
 /// The node's own key, in the state directory.
@@ -73,6 +76,7 @@ struct Ctx {
     address: PublicAddress,
     own_addresses: Vec<IpAddr>,
     reports: Reports,
+    meter: Meter,
     /// What makes engines; another one in tests.
     engines: Box<Engines>,
 }
@@ -102,6 +106,10 @@ pub async fn serve(
     let ctx = Arc::new(context(config).await?);
     let workers = Arc::new(Workers::new(ctx.clone(), shutdown.clone()));
     shutdown.spawn_until("look out", workers.clone().look_out(ctx.backend.notices()));
+    shutdown.spawn_until("usage", {
+        let ctx = ctx.clone();
+        async move { ctx.meter.run().await }
+    });
     let mut agent = Agent::new(ctx.clone(), workers.clone(), saved, key);
     let mut connect = pin!(connect);
     let bus = match timeout(BUS_WITHIN, &mut connect).await {
@@ -114,6 +122,10 @@ pub async fn serve(
     let Some(bus) = bus else { return Ok(()) };
     let node = ctx.config.node.clone();
     shutdown.spawn_until("agent", agent.follow(bus.clone()));
+    shutdown.spawn_until("tell usage", {
+        let (ctx, bus) = (ctx.clone(), bus.clone());
+        async move { ctx.meter.tell(bus).await }
+    });
     // Servers are looked after by now, whatever keeps the bus from telling others about them.
     let opened = bus::start("runtime", &shutdown, |part| {
         let bus = bus.clone();
@@ -160,12 +172,14 @@ async fn context(config: Config) -> Result<Ctx, Error> {
     let address = address::public(config.address.as_deref());
     tracing::info!(host = address.host, source = ?address.source, "links carry this address");
     let reports = Reports::new(config.node.clone(), backend.name());
+    let meter = Meter::new(config.node.clone(), &config.state_dir);
     Ok(Ctx {
         backend,
         because,
         address,
         own_addresses: address::own(),
         reports,
+        meter,
         engines: Box::new(instance::engine_of),
         config,
     })

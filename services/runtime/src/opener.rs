@@ -84,7 +84,7 @@ impl Opener {
                 UserSecret::Wireguard { public_key, preshared_key, address: wireguard.address }
             }
         };
-        Ok(EngineUser { name: name.clone(), secret })
+        Ok(EngineUser { name: name.clone(), id: credentials.user_id, secret })
     }
 
     /// What the next users of a protocol will come with.

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Fleet,
     /// The agent of this node: runs its servers
     Runtime(Runtime),
+    /// Totals and rates of what users, servers and nodes send and receive
+    Stats(Stats),
     /// All services in one process
     All(Box<All>),
     /// The process inside a WireGuard server's container
@@ -49,6 +51,7 @@ impl Command {
             Self::Keys(_) => "keys",
             Self::Fleet => "fleet",
             Self::Runtime(_) => "runtime",
+            Self::Stats(_) => "stats",
             Self::All(_) => "vpnd",
             Self::WireguardDevice(_) => "wireguard-device",
         }
@@ -135,6 +138,10 @@ impl All {
     pub(crate) fn runtime(&self) -> anyhow::Result<runtime::Config> {
         self.runtime.config(&self.data)
     }
+
+    pub(crate) fn stats(&self) -> stats::Config {
+        stats_config(&self.data)
+    }
 }
 
 /// Credentials, server keys and links.
@@ -175,6 +182,24 @@ impl MasterKey {
         };
         self.master_key.clone().or_else(credential)
     }
+}
+
+/// Totals and rates.
+#[derive(ClapArgs)]
+pub(crate) struct Stats {
+    /// Where it keeps what it has counted
+    #[arg(long, env = "VPN_DATA", default_value = "/var/lib/vpn")]
+    data: PathBuf,
+}
+
+impl Stats {
+    pub(crate) fn config(&self) -> stats::Config {
+        stats_config(&self.data)
+    }
+}
+
+fn stats_config(data: &Path) -> stats::Config {
+    stats::Config { state_dir: data.join("stats") }
 }
 
 /// The agent of this node.

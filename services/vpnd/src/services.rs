@@ -45,6 +45,7 @@ async fn serve(common: Common, command: Command, shutdown: &Shutdown) -> anyhow:
         Command::Keys(own) => Box::pin(keys(common, own.config()?, shutdown)).await?,
         Command::Fleet => Box::pin(fleet(common, shutdown)).await?,
         Command::Runtime(own) => Box::pin(runtime(common, own.config()?, shutdown)).await?,
+        Command::Stats(own) => Box::pin(stats(common, own.config(), shutdown)).await?,
         Command::All(all) => {
             let (own_keys, own_runtime) = (all.keys(), all.runtime()?);
             let mut services = JoinSet::new();
@@ -52,6 +53,7 @@ async fn serve(common: Common, command: Command, shutdown: &Shutdown) -> anyhow:
             services.spawn(keys(common.clone(), own_keys, shutdown.clone()));
             services.spawn(fleet(common.clone(), shutdown.clone()));
             services.spawn(runtime(common.clone(), own_runtime, shutdown.clone()));
+            services.spawn(stats(common.clone(), all.stats(), shutdown.clone()));
             // One that fails takes the others along: a house with a service missing is not up.
             let mut failed = Ok(());
             while let Some(ended) = services.join_next().await {
@@ -76,6 +78,10 @@ async fn keys(common: Common, config: keys::Config, shutdown: Shutdown) -> Resul
 async fn fleet(common: Common, shutdown: Shutdown) -> Result<(), Error> {
     start(&common.bus("fleet"), &shutdown, |bus, part| fleet::serve(bus, fleet::Config::default(), part))
         .await
+}
+
+async fn stats(common: Common, config: stats::Config, shutdown: Shutdown) -> Result<(), Error> {
+    start(&common.bus("stats"), &shutdown, |bus, part| stats::serve(bus, config.clone(), part)).await
 }
 
 /// The agent serves what it was told last while it waits for the bus.

@@ -22,6 +22,11 @@ use crate::{Bus, error::jetstream_failed};
 /// How long nats-server remembers message ids: longer than any caller retries.
 const DUPLICATES_WITHIN: Duration = Duration::from_secs(120);
 
+/// A consumer that nobody reads is removed by the server after this time.
+pub(crate) const ABANDONED_AFTER: Duration = Duration::from_secs(60);
+/// Between two attempts to read again what the bus keeps from being read.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_millis(100);
+
 /// A consumer that is read by pulling.
 pub(crate) type PullConsumer = Consumer<pull::Config>;
 

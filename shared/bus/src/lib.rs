@@ -8,7 +8,8 @@
 //! - [`bucket`]   state: guarded writes whose message is the event, atomic batches
 //! - [`watch`]    state as it is and changes: the last revision of every key, then what follows
 //! - [`feed`]     state as it changed: every revision once and in order, across restarts
-//! - [`stream`]   typed streams
+//! - [`stream`]   typed streams, and the stream of dead letters
+//! - [`reader`]   a typed stream from a position on
 //! - [`origin`]   who caused what is being done, and the headers that say so
 //! - [`start`]    starting while the bus is not there yet
 //! - [`shutdown`] tracked tasks and one deadline for all of them
@@ -23,6 +24,7 @@ pub mod feed;
 mod jetstream;
 pub mod origin;
 pub mod overhear;
+pub mod reader;
 pub mod service;
 pub mod shutdown;
 mod start;
@@ -34,6 +36,7 @@ pub use config::{Auth, Config};
 pub use connection::Bus;
 pub use feed::Feed;
 pub use origin::Origin;
+pub use reader::Reader;
 pub use service::Service;
 pub use shutdown::Shutdown;
 pub use start::start;

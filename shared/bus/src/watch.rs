@@ -28,18 +28,14 @@ use crate::{
     Bucket, Entry, Origin, Shutdown,
     bucket::decode,
     error::jetstream_failed,
-    jetstream::{self, Messages},
+    jetstream::{self, ABANDONED_AFTER, Messages, RETRY_AFTER},
     origin::{self, Trace},
 };
 
 /// Messages that are handed out together at most: one atomic batch.
 pub const AT_ONCE: usize = 1_000;
-/// Between two attempts to watch again.
-const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// A view that is not there yet asks whether it will be: much longer than a change is on its way.
 const ASK_AFTER: Duration = Duration::from_millis(250);
-/// A consumer that nobody reads is removed by the server after this time.
-const ABANDONED_AFTER: Duration = Duration::from_secs(60);
 
 /// The event of a change that nobody made: the bucket began again without this key.
 const VANISHED: &str = "bus.vanished";

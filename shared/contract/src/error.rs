@@ -209,6 +209,9 @@ catalogue! {
     RUNTIME_DISK_FULL = "runtime.disk_full", 507, "The node's disk is full.", "Free space on the node; it goes on by itself.";
     RUNTIME_TARGET_UNREACHABLE = "runtime.target_unreachable", 424, "The node cannot reach the address it was asked to look at.", "Check the address, and the node's way out.";
 
+    STATS_NOT_FOUND = "stats.not_found", 404, "Nothing is known of the traffic of a server or node of that name.", "See `vpn stats top servers` and `vpn stats top nodes`.";
+    STATS_STORE_FAILED = "stats.store_failed", 507, "What was counted cannot be kept on disk.", "Make room in the service's data folder, and see that it may write there; what comes meanwhile waits on the bus.";
+
     TELEMETRY_SETTING_INVALID = "telemetry.setting_invalid", 400, "A setting of logs or traces cannot be used.", "The message names it and says what it takes.";
 
     CLI_USAGE = "cli.usage", 400, "The command line cannot be understood.", "See `vpn --help`.";

@@ -9,6 +9,8 @@
 //!   `vpn_prekeys`
 //! - [`fleet`]    nodes and servers: `vpn.fleet.*`, buckets `vpn_nodes`, `vpn_servers`
 //! - [`runtime`]  what really runs: `vpn.runtime.*`, bucket `vpn_instances`, stream `vpn.event.*`
+//! - [`usage`]    what users send and receive: stream `vpn.usage.*`
+//! - [`stats`]    the totals and the history of that: `vpn.stats.*`
 
 pub mod error;
 pub mod fleet;
@@ -16,6 +18,8 @@ pub mod keys;
 pub mod message;
 pub mod name;
 pub mod runtime;
+pub mod stats;
+pub mod usage;
 pub mod users;
 pub mod value;
 

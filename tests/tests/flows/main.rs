@@ -10,6 +10,7 @@
 //! - [`dockerd`]   the same for the container daemon
 //! - [`agent`]     an agent that dies, and comes back without the bus
 //! - [`secrets`]   what must be nowhere in the open
+//! - [`usage`]     what users send and receive
 //! - [`way`]       one user's way through one server
 //! - [`world`]     a house with servers, users and sites
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
@@ -25,5 +26,6 @@ mod isolation;
 mod lacking;
 mod natscli;
 mod secrets;
+mod usage;
 mod way;
 mod world;

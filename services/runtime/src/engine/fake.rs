@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use contract::{Code, UserName};
 use tokio::time::Instant;
 
-use super::{Converged, Engine, EngineServer, EngineUser, Launch};
+use super::{Converged, Engine, EngineServer, EngineUser, Launch, Reading};
 use crate::backend::{Error, Rights};
 
 /// An engine in memory. Clones share it, as adapters of the same instance share a program.
@@ -99,6 +99,10 @@ impl Engine for Fake {
 
     async fn remove(&self, users: &[UserName], _: u32) -> Result<(), Error> {
         self.call(|state| state.users.retain(|name, _| !users.contains(name)))
+    }
+
+    async fn usage(&self) -> Result<Vec<Reading>, Error> {
+        Ok(Vec::new())
     }
 
     async fn save(&self, _: &EngineServer, _: &[EngineUser]) -> Result<(), Error> {

@@ -17,7 +17,7 @@ pub mod xray;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
-use contract::{ImageRef, UserName, WireguardAddress, fleet::Server};
+use contract::{ImageRef, UserName, WireguardAddress, fleet::Server, usage::Traffic, users::UserId};
 use zeroize::Zeroizing;
 
 use crate::backend::{Error, Rights};
@@ -58,6 +58,8 @@ pub struct EngineServer {
 pub struct EngineUser {
     /// Who.
     pub name: UserName,
+    /// Who, for all time.
+    pub id: UserId,
     /// What it proves itself with.
     pub secret: UserSecret,
 }
@@ -136,8 +138,25 @@ pub trait Engine: Send + Sync {
         Ok(false)
     }
 
+    /// What users have sent and received since the engine started, older readings first. Entries that nobody ever used
+    /// may be missing. Who left since the last call is among them with the last that was read.
+    async fn usage(&self) -> Result<Vec<Reading>, Error>;
+
     /// Brings the file that the engine starts from up to date. Called once within a second of a change.
     async fn save(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error>;
+}
+
+/// A counter of an engine. It never falls while the engine runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What the engine counts under: one user at a time.
+    pub entry: String,
+    /// Whose it is; none where that is not known any more.
+    pub user: Option<UserId>,
+    /// What it stands at.
+    pub traffic: Traffic,
+    /// The engine forgets this counter: an entry of that name counts from nothing.
+    pub ends: bool,
 }
 
 /// What [`Engine::converge`] changed.

@@ -35,6 +35,8 @@ pub(crate) struct Instance {
     mailbox: Arc<Mailbox>,
     order: Option<Order>,
     serving: Option<Serving>,
+    /// Its engine was started by us, and has not served yet.
+    started: bool,
     protocol: Option<Protocol>,
     made: Option<Made>,
     pace: Pace,
@@ -62,6 +64,7 @@ impl Instance {
             mailbox,
             order: None,
             serving: None,
+            started: false,
             protocol: None,
             made: None,
             pace: Pace::new(now),

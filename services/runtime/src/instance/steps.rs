@@ -1,9 +1,9 @@
 //! The steps from what is to what should be.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use bus::origin;
-use contract::{Code, Protocol, runtime::InstanceState};
+use contract::{Code, Protocol, fleet::Server, runtime::InstanceState};
 use tokio::time::{Instant, sleep, timeout};
 use tracing::{Instrument, info_span};
 
@@ -35,6 +35,9 @@ impl Instance {
         let Order::Serve(server, roster) = order else {
             self.gone = true;
             self.serving = None;
+            if let Some(server) = actual.map(|container| container.server_id) {
+                self.ctx.meter.gone(server).await;
+            }
             self.ctx.reports.gone(&self.name);
             return Ok(());
         };
@@ -51,7 +54,7 @@ impl Instance {
         });
         match pid {
             Ok(pid) if self.serving.as_ref().is_some_and(|serving| serving.pid == pid) => Ok(()),
-            Ok(pid) => self.serve(&roster, pid).await,
+            Ok(pid) => self.serve(&server.server, &roster, pid).await,
             Err(error) => Err(self.with_last_words(error).await),
         }
     }
@@ -60,6 +63,7 @@ impl Instance {
         let backend = self.ctx.backend.clone();
         match action {
             Action::Remove(server) => {
+                self.stops_counting(actual).await;
                 let removed = backend.remove(server).instrument(info_span!("remove container")).await;
                 self.serving = None;
                 removed?;
@@ -90,6 +94,8 @@ impl Instance {
                 self.saved().await;
                 let (Some(made), Order::Serve(server, roster)) = (&self.made, order) else { return Ok(()) };
                 self.serving = None;
+                self.stops_counting(actual).await;
+                self.started = true;
                 self.report(InstanceState::Starting);
                 self.pace.started(Instant::now());
                 let users = roster.users();
@@ -99,6 +105,7 @@ impl Instance {
                 backend.start(&made.spec).instrument(start).await?;
             }
             Action::Stop(server) => {
+                self.stops_counting(actual).await;
                 let stop = info_span!("stop container", container.runtime = backend.name());
                 backend.stop(server, STOP_GRACE).instrument(stop).await?;
             }
@@ -107,7 +114,7 @@ impl Instance {
     }
 
     /// Brings the engine that runs in `pid` in line with the roster.
-    async fn serve(&mut self, roster: &Roster, pid: u32) -> Result<(), Error> {
+    async fn serve(&mut self, server: &Server, roster: &Roster, pid: u32) -> Result<(), Error> {
         let Some(made) = &self.made else { return Ok(()) };
         let engine = made.engine.clone();
         let ready = engine.ready(Instant::now() + READY_WITHIN).instrument(info_span!("engine ready"));
@@ -132,10 +139,22 @@ impl Instance {
             engine.expect(&coming, pid).await?;
             self.learn_later();
         }
+        let started = std::mem::take(&mut self.started);
+        self.ctx.meter.serves(server, engine, pid, started).await;
         self.serving = Some(Serving { pid });
         self.save_later();
         self.report(InstanceState::Running);
         Ok(())
+    }
+
+    /// What the engine counts from now on, as it ends or begins, is of no run that is known.
+    async fn stops_counting(&self, actual: Option<&Container>) {
+        let wanted = self.made.as_ref().map(|made| made.wanted.server_id);
+        let servers: BTreeSet<_> =
+            wanted.into_iter().chain(actual.map(|container| container.server_id)).collect();
+        for server in servers {
+            self.ctx.meter.stops(server).await;
+        }
     }
 
     /// Returns when the instance does not run any more.

@@ -6,6 +6,7 @@ use contract::{
     Timestamp, UserName,
     fleet::{AddressSource, PublicAddress, Resources, Server, ServerId},
     keys::ServerPublic,
+    users::UserId,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -25,6 +26,7 @@ use crate::{
     engine::{EngineServer, EngineUser, UserSecret, fake::Fake as FakeEngine},
     mailbox::Roster,
     reports::Reports,
+    usage::Meter,
 };
 
 /// Time is paused and jumps: this only ends a test that would never end.
@@ -52,6 +54,7 @@ impl World {
             address: PublicAddress { host: "127.0.0.1".to_owned(), source: AddressSource::Given },
             own_addresses: Vec::new(),
             reports: Reports::new("n1".parse().unwrap(), "fake"),
+            meter: Meter::new("n1".parse().unwrap(), home.path()),
             engines: Box::new(move |_, _| Arc::new(made.clone())),
         });
         let mailbox = Arc::new(Mailbox::default());
@@ -74,7 +77,9 @@ impl World {
     fn comes(&self, name: &str) {
         let name: UserName = name.parse().unwrap();
         let secret = UserSecret::Shadowsocks2022(Zeroizing::new([1; 16]));
-        self.roster.lock().insert(name.clone(), EngineUser { name: name.clone(), secret });
+        self.roster
+            .lock()
+            .insert(name.clone(), EngineUser { name: name.clone(), id: UserId(Uuid::now_v7()), secret });
         self.mailbox.users(&[name], &[]);
     }
 

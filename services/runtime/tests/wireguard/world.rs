@@ -17,6 +17,7 @@ use contract::{
     Port, Protocol, Timestamp, WireguardAddress,
     fleet::{Resources, Server, ServerId},
     keys::ServerPublic,
+    users::UserId,
 };
 use runtime::engine::{
     Converged, Engine as _, EngineServer, EngineUser, UserSecret,
@@ -268,6 +269,7 @@ impl User {
 
     pub(crate) fn engine_user(&self) -> EngineUser {
         EngineUser {
+            id: UserId(Uuid::from_u128(self.number.into())),
             name: format!("user-{}", self.number).parse().unwrap(),
             secret: UserSecret::Wireguard {
                 public_key: PublicKey::from(&self.private_key()).to_bytes(),

@@ -6,7 +6,7 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use contract::{Protocol, UserName, fleet, keys::ServerPublic};
+use contract::{Protocol, UserName, fleet, keys::ServerPublic, users::UserId};
 use ipnet::IpNet;
 use runtime::{
     engine::{
@@ -205,7 +205,7 @@ pub(crate) fn user(protocol: Protocol, name: &str) -> EngineUser {
         )),
         _ => UserSecret::Shadowsocks2022(secret),
     };
-    EngineUser { name: name.parse().unwrap(), secret }
+    EngineUser { name: name.parse().unwrap(), id: UserId(Uuid::now_v7()), secret }
 }
 
 pub(crate) fn users(protocol: Protocol, count: usize) -> Vec<EngineUser> {

@@ -40,10 +40,11 @@ pub(crate) enum Service {
     Keys,
     Fleet,
     Runtime,
+    Stats,
 }
 
 impl Service {
-    const ALL: [Self; 4] = [Self::Users, Self::Keys, Self::Fleet, Self::Runtime];
+    const ALL: [Self; 5] = [Self::Users, Self::Keys, Self::Fleet, Self::Runtime, Self::Stats];
 
     fn name(self) -> &'static str {
         match self {
@@ -51,6 +52,7 @@ impl Service {
             Self::Keys => "keys",
             Self::Fleet => "fleet",
             Self::Runtime => "runtime",
+            Self::Stats => "stats",
         }
     }
 
@@ -61,6 +63,7 @@ impl Service {
             Self::Keys => "vpn.keys.status",
             Self::Fleet => "vpn.fleet.list_nodes",
             Self::Runtime => "vpn.runtime.list",
+            Self::Stats => "vpn.stats.top",
         }
     }
 
@@ -73,6 +76,9 @@ impl Service {
                 let file = home.join("master.key");
                 drop(MasterKey::load_or_create(&file).unwrap());
                 command.arg("--master-key").arg(file);
+            }
+            Self::Stats => {
+                command.arg("--data").arg(home.join("data"));
             }
             Self::Runtime => {
                 command.args(["--backend", "process", "--node", "bench", "--address", "127.0.0.1"]);
@@ -150,7 +156,7 @@ async fn side_by_side(table: &mut Table, nats: &NatsServer, client: &Client, hom
         sleep(IDLE_AFTER).await;
         sums.push(running.iter().map(|process| memory_mb(process.pid(), "Pss:")).sum::<f64>());
     }
-    table.add("the four services side by side: idle, PSS in all", sums[0], sums[1], "MB", Goal::None);
+    table.add("the services side by side: idle, PSS in all", sums[0], sums[1], "MB", Goal::None);
 }
 
 /// All services in one process, without their nats-server.

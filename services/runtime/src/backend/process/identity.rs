@@ -29,9 +29,7 @@ impl ProcessId {
 
     /// Our own child, which can't be anybody else as long as we have not waited for it.
     pub(super) fn of_child(pid: u32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let (_, began, _) = fields(&stat)?;
-        Some(Self { pid, began, this_boot: true })
+        Some(Self { pid, began: began(pid)?, this_boot: true })
     }
 
     /// Whether it runs: one that has ended but was not waited for does not.
@@ -73,8 +71,14 @@ impl ProcessId {
 }
 
 /// What tells this boot of the machine from all others.
-pub(super) fn boot() -> String {
+pub(crate) fn boot() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
+/// When a process began, in ticks since the boot; none where there is no such process.
+pub(crate) fn began(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    fields(&stat).map(|(_, began, _)| began)
 }
 
 /// Pid, start and state. The program's name, which comes second in parentheses, may hold anything, parentheses too.

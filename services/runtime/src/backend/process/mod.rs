@@ -20,7 +20,7 @@
 mod cgroup;
 mod directory;
 mod health;
-mod identity;
+pub(crate) mod identity;
 mod launch;
 mod log;
 mod ports;

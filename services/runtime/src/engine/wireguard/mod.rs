@@ -33,7 +33,8 @@ use std::{
 };
 
 use async_trait::async_trait;
-use contract::{Code, ImageRef, UserName, fleet::ServerId};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use contract::{Code, ImageRef, UserName, fleet::ServerId, users::UserId};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::Mutex,
@@ -42,8 +43,8 @@ use tokio::{
 use zeroize::Zeroizing;
 
 pub use self::device::{DeviceConfig, run_device};
-use self::uapi::{Change, Control, Key, Peer};
-use super::{Converged, Engine, EngineServer, EngineUser, Launch, UserSecret};
+use self::uapi::{Change, Configuration, Control, Key, Peer};
+use super::{Converged, Engine, EngineServer, EngineUser, Launch, Reading, UserSecret};
 use crate::backend::{Error, Rights};
 
 /// The image that `make images` builds: it holds this very `vpnd`.
@@ -81,6 +82,17 @@ struct State {
     secret: Zeroizing<Vec<u8>>,
     /// The peers that we have made: the device knows no names.
     peers: HashMap<UserName, Peer>,
+    /// Whose they are.
+    users: HashMap<Key, UserId>,
+    /// What was read of those who left, since the last reading of all.
+    last: Vec<Reading>,
+}
+
+impl State {
+    fn reading(&self, there: &Configuration, peer: &Key, ends: bool) -> Option<Reading> {
+        let traffic = there.traffic(peer)?;
+        Some(Reading { entry: STANDARD.encode(peer), user: self.users.get(peer).copied(), traffic, ends })
+    }
 }
 
 impl Wireguard {
@@ -99,7 +111,8 @@ impl Wireguard {
             arg("--deny", address.to_string());
         }
         let launch = Launch { image, program, args, env: Vec::new(), rights: Rights::Network };
-        let state = State { secret: server.secret.clone(), peers: HashMap::new() };
+        let secret = server.secret.clone();
+        let state = State { secret, peers: HashMap::new(), users: HashMap::new(), last: Vec::new() };
         Self { socket: control::socket_path(&run_dir), launch, state: Mutex::new(state) }
     }
 
@@ -107,8 +120,20 @@ impl Wireguard {
         Control::connect(&self.socket).await.map_err(|error| self.failed("does not answer", &error))
     }
 
-    /// Removes first: what is removed may be in the way of what is added.
-    async fn change(&self, control: &mut Control, gone: &[Key], new: &[&Peer]) -> Result<(), Error> {
+    /// Removes first: what is removed may be in the way of what is added. The device forgets what it has counted of a
+    /// peer that is removed, so it is read before.
+    async fn change(
+        &self,
+        state: &mut State,
+        control: &mut Control,
+        gone: &[Key],
+        new: &[&Peer],
+    ) -> Result<(), Error> {
+        if !gone.is_empty() {
+            let there = self.there(control).await?;
+            let last: Vec<_> = gone.iter().filter_map(|peer| state.reading(&there, peer, true)).collect();
+            state.last.extend(last);
+        }
         let removals = gone.chunks(REMOVALS).map(|some| some.iter().fold(Change::nothing(), Change::remove));
         let additions = new
             .chunks(ADDITIONS)
@@ -117,6 +142,10 @@ impl Wireguard {
             control.set(change).await.map_err(|error| self.failed("refused a change", &error))?;
         }
         Ok(())
+    }
+
+    async fn there(&self, control: &mut Control) -> Result<Configuration, Error> {
+        control.get().await.map_err(|error| self.failed("does not say what it has", &error))
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Error {
@@ -166,7 +195,7 @@ impl Engine for Wireguard {
         let desired = peers(users)?;
         let mut state = self.state.lock().await;
         let mut control = self.connect().await?;
-        let there = control.get().await.map_err(|error| self.failed("does not say what it has", &error))?;
+        let there = self.there(&mut control).await?;
         let secret = key(&state.secret)?;
         if there.private_key.as_ref() != Some(&secret) {
             let change = Change::nothing().private_key(&secret);
@@ -176,7 +205,8 @@ impl Engine for Wireguard {
         let gone: Vec<Key> = there.public_keys().filter(|key| !wanted.contains(key)).copied().collect();
         let new: Vec<&Peer> = desired.values().filter(|peer| !there.has(peer)).collect();
         let converged = Converged { added: new.len(), removed: gone.len() };
-        self.change(&mut control, &gone, &new).await?;
+        self.change(&mut state, &mut control, &gone, &new).await?;
+        state.users = ids(users, &desired);
         state.peers = desired;
         Ok(converged)
     }
@@ -195,7 +225,11 @@ impl Engine for Wireguard {
             let had = new.iter().filter_map(|(name, _)| state.peers.get(*name));
             let gone: Vec<Key> = had.map(|peer| peer.public_key).collect();
             let new: Vec<&Peer> = new.into_iter().map(|(_, peer)| peer).collect();
-            self.change(&mut self.connect().await?, &gone, &new).await?;
+            self.change(&mut state, &mut self.connect().await?, &gone, &new).await?;
+            for peer in &gone {
+                state.users.remove(peer);
+            }
+            state.users.extend(ids(some, &desired));
             state.peers.extend(desired);
         }
         Ok(())
@@ -209,12 +243,24 @@ impl Engine for Wireguard {
             if gone.is_empty() {
                 continue;
             }
-            self.change(&mut self.connect().await?, &gone, &[]).await?;
+            self.change(&mut state, &mut self.connect().await?, &gone, &[]).await?;
+            for peer in &gone {
+                state.users.remove(peer);
+            }
             for name in some {
                 state.peers.remove(name);
             }
         }
         Ok(())
+    }
+
+    async fn usage(&self) -> Result<Vec<Reading>, Error> {
+        // Held while it is read: what is older must not come later.
+        let mut state = self.state.lock().await;
+        let there = self.there(&mut self.connect().await?).await?;
+        let mut found = std::mem::take(&mut state.last);
+        found.extend(there.public_keys().filter_map(|peer| state.reading(&there, peer, false)));
+        Ok(found)
     }
 
     /// The device starts from nothing: [`Engine::converge`] follows each start.
@@ -256,6 +302,10 @@ fn peers(users: &[EngineUser]) -> Result<HashMap<UserName, Peer>, Error> {
         _ => Err(Error::new(Code::INTERNAL, format!("{} is a user of another protocol", user.name))),
     };
     users.iter().map(peer).collect()
+}
+
+fn ids(users: &[EngineUser], peers: &HashMap<UserName, Peer>) -> HashMap<Key, UserId> {
+    users.iter().filter_map(|user| Some((peers.get(&user.name)?.public_key, user.id))).collect()
 }
 
 fn key(secret: &[u8]) -> Result<Zeroizing<Key>, Error> {

@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, fmt::Write as _, io, net::IpAddr, path::Path, time::Duration};
 
+use contract::usage::Traffic;
 use ipnet::IpNet;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -37,6 +38,7 @@ pub(super) struct Configuration {
 struct Found {
     preshared_key: Option<Zeroizing<Key>>,
     allowed: Vec<IpNet>,
+    traffic: Traffic,
 }
 
 impl Configuration {
@@ -47,6 +49,11 @@ impl Configuration {
                 && found.allowed.len() == peer.addresses.len()
                 && peer.addresses.iter().all(|address| found.allowed.contains(&IpNet::from(*address)))
         })
+    }
+
+    /// What came from a peer and went to it; none where it is not there.
+    pub(super) fn traffic(&self, peer: &Key) -> Option<Traffic> {
+        Some(self.peers.get(peer)?.traffic)
     }
 
     pub(super) fn public_keys(&self) -> impl Iterator<Item = &Key> {
@@ -67,7 +74,9 @@ impl Configuration {
                 self.peers.get_mut(&(*last)?)?.preshared_key = given.then_some(preshared_key);
             }
             "allowed_ip" => self.peers.get_mut(&(*last)?)?.allowed.push(value.parse().ok()?),
-            // Counters, times and whatever a later version has to say.
+            "rx_bytes" => self.peers.get_mut(&(*last)?)?.traffic.up = value.parse().ok()?,
+            "tx_bytes" => self.peers.get_mut(&(*last)?)?.traffic.down = value.parse().ok()?,
+            // Times and whatever a later version has to say.
             _ => {}
         }
         Some(())

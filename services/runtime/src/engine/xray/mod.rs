@@ -5,6 +5,7 @@
 //! - [`api`]         its control socket
 //! - [`users`]       who may connect, while it runs
 //! - [`nobody`]      entries in its list that are no user's
+//! - [`counting`]    how much they send and receive
 //! - [`sessions`]    who is connected, and how sessions of others end:
 //!   - [`access_log`]  who connected from where
 //!   - [`owners`]      what is known of that
@@ -24,6 +25,7 @@ mod access_log;
 mod api;
 mod check;
 mod config;
+mod counting;
 mod files;
 mod follow;
 mod nobody;
@@ -44,7 +46,7 @@ use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 use self::{api::Api, follow::Gone, sessions::Sessions, users::Users};
-use super::{Converged, Engine, EngineServer, EngineUser, Launch, UserSecret};
+use super::{Converged, Engine, EngineServer, EngineUser, Launch, Reading, UserSecret};
 use crate::backend::{Error, Rights};
 
 /// The image that `make images` builds.
@@ -179,6 +181,10 @@ impl Engine for Xray {
 
     async fn learn(&self) -> Result<bool, Error> {
         self.users.learn().await
+    }
+
+    async fn usage(&self) -> Result<Vec<Reading>, Error> {
+        self.users.usage().await
     }
 
     async fn save(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error> {

@@ -139,13 +139,17 @@ impl Nobodies {
         self.taken.remove(name).map_or_else(|| name.to_owned(), |nobody| nobody.email)
     }
 
+    /// Under which name a user stands.
+    pub(super) fn entry_of<'a>(&'a self, name: &'a str) -> &'a str {
+        self.taken.get(name).map_or(name, |nobody| nobody.email.as_str())
+    }
+
     /// Under which names there is somebody, or may be soon, where users are called so.
     pub(super) fn standing<'a>(
         &'a self,
         users: impl Iterator<Item = &'a str>,
     ) -> impl Iterator<Item = &'a str> {
-        let under = |name| self.taken.get(name).map_or(name, |nobody| nobody.email.as_str());
-        users.map(under).chain(self.waiting.iter().map(|nobody| nobody.email.as_str()))
+        users.map(|name| self.entry_of(name)).chain(self.waiting.iter().map(|nobody| nobody.email.as_str()))
     }
 
     /// Users will come with these keys. Returns the entries that wait for others.

@@ -16,7 +16,7 @@ use std::{
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use contract::{Code, Protocol, UserName};
+use contract::{Code, Protocol, UserName, users::UserId};
 use futures::{StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use tokio::sync::Mutex;
@@ -29,6 +29,7 @@ use super::{
     },
     blocking,
     config::{BLOCKED, FLOW, INBOUND},
+    counting::Counting,
     follow::Gone,
     nobody::{Key, Nobodies, Nobody},
     sessions::Sessions,
@@ -36,7 +37,7 @@ use super::{
 };
 use crate::{
     backend::Error,
-    engine::{Converged, EngineUser, UserSecret},
+    engine::{Converged, EngineUser, Reading, UserSecret},
 };
 
 /// Calls under way at once: one takes 0.2 ms, of which Xray works on its two cores for a third.
@@ -60,6 +61,7 @@ pub(super) struct Users {
     api: Api,
     sessions: Arc<Sessions>,
     gone: Arc<Gone>,
+    counting: Counting,
     /// Held during a change: each looks first at what is there.
     nobodies: Mutex<Nobodies>,
 }
@@ -75,7 +77,8 @@ pub(super) struct Change {
 
 impl Users {
     pub(super) fn new(protocol: Protocol, api: Api, sessions: Arc<Sessions>, gone: Arc<Gone>) -> Self {
-        Self { protocol, api, sessions, gone, nobodies: Mutex::default() }
+        let counting = Counting::new(api.clone());
+        Self { protocol, api, sessions, gone, counting, nobodies: Mutex::default() }
     }
 
     /// Exactly these, and no session of anybody else.
@@ -92,14 +95,22 @@ impl Users {
         self.api.remove_rule(LEAVING).await?;
         // Also those who lost access while nobody was looking.
         self.end_sessions(Vec::new()).await?;
+        self.counting.only(entries(&nobodies, users).collect()).await;
         Ok(converged)
+    }
+
+    /// What they have sent and received.
+    pub(super) async fn usage(&self) -> Result<Vec<Reading>, Error> {
+        self.counting.all().await
     }
 
     /// These too. Who is there with another account gets this one, and the sessions opened with the old one end.
     pub(super) async fn add(&self, users: &[EngineUser]) -> Result<(), Error> {
-        let users = accounts(self.protocol, users)?;
+        let accounts = accounts(self.protocol, users)?;
         let mut nobodies = self.nobodies.lock().await;
-        let (users, before) = nobodies.welcome(users, |name| self.sessions.allows(name));
+        let (accounts, before) = nobodies.welcome(accounts, |name| self.sessions.allows(name));
+        self.counting.come(entries(&nobodies, users));
+        let users = accounts;
         if users.is_empty() && before.is_empty() {
             return Ok(());
         }
@@ -119,14 +130,18 @@ impl Users {
         let tag = self.inbound().await?;
         self.make(&tag, Change { leave: before.clone(), ..Change::default() }, &mut nobodies).await?;
         self.gone.insert(before.iter().map(String::as_str));
-        self.end_old_sessions(before).await
+        let ended = self.end_old_sessions(before.clone()).await;
+        self.counting.leave(&before).await;
+        ended
     }
 
     /// Not these, and none of their sessions.
     pub(super) async fn remove(&self, users: &[UserName]) -> Result<(), Error> {
         let mut nobodies = self.nobodies.lock().await;
         let leave: Vec<String> = users.iter().map(|name| nobodies.part(name.as_str())).collect();
-        self.let_go(leave, &mut nobodies).await
+        let left = self.let_go(leave.clone(), &mut nobodies).await;
+        self.counting.leave(&leave).await;
+        left
     }
 
     /// Whoever comes with these keys, and with no others, should be there before.
@@ -341,6 +356,11 @@ impl Change {
         }
         change
     }
+}
+
+/// The entries under which users stand.
+fn entries(nobodies: &Nobodies, users: &[EngineUser]) -> impl Iterator<Item = (String, UserId)> {
+    users.iter().map(|user| (nobodies.entry_of(user.name.as_str()).to_owned(), user.id))
 }
 
 fn accounts(protocol: Protocol, users: &[EngineUser]) -> Result<Vec<User>, Error> {

@@ -176,6 +176,34 @@ pub(super) struct StatName {
     pub(super) name: String,
 }
 
+/// `QueryStatsRequest`: counters whose name contains the pattern.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct StatPattern {
+    #[prost(string, tag = "1")]
+    pub(super) pattern: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Stat {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(int64, tag = "2")]
+    pub(super) value: i64,
+}
+
+/// `GetStatsResponse`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct OneStat {
+    #[prost(message, optional, tag = "1")]
+    pub(super) stat: Option<Stat>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct Stats {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) stats: Vec<Stat>,
+}
+
 #[derive(Clone, PartialEq, prost::Message)]
 pub(super) struct OnlineAddresses {
     /// When each was last seen, in seconds since 1970.

@@ -5,16 +5,17 @@
 pub(super) mod messages;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use contract::Code;
+use contract::{Code, usage::Traffic};
 use hyper_util::rt::TokioIo;
 use messages::{
-    AddInbound, AddRule, AddUser, AlterInbound, Count, Done, Inbound, Inbounds, ListInbounds, Named,
-    OnlineAddresses, OnlineUsers, RemoveUser, Routing, Rule, RuleName, StatName, Tag, Typed, User, Users,
+    AddInbound, AddRule, AddUser, AlterInbound, Count, Done, Inbound, Inbounds, ListInbounds, Named, OneStat,
+    OnlineAddresses, OnlineUsers, RemoveUser, Routing, Rule, RuleName, StatName, StatPattern, Stats, Tag,
+    Typed, User, Users,
 };
 use tokio::net::UnixStream;
 use tonic::{
@@ -34,6 +35,9 @@ const LARGEST_ANSWER: usize = 64 * 1024 * 1024;
 pub(super) const LARGEST_REQUEST: usize = 4 * 1024 * 1024;
 /// The longest path of a unix socket, without the zero behind it.
 const LONGEST_SOCKET_PATH: usize = 107;
+
+/// Between an entry and the direction, in a counter's name.
+const TRAFFIC: &str = ">>>traffic>>>";
 
 macro_rules! service {
     (handler $method:literal) => {
@@ -167,6 +171,46 @@ impl Api {
             Err(status) if status.code() == tonic::Code::NotFound => Ok(BTreeMap::new()),
             Err(status) => Err(failed("GetStatsOnlineIpList", &status)),
         }
+    }
+
+    /// What was sent and received under each entry that ever connected.
+    pub(super) async fn traffic(&self) -> Result<HashMap<String, Traffic>, Error> {
+        let pattern = TRAFFIC.to_owned();
+        let stats: Stats = self.call(service!(stats "QueryStats"), StatPattern { pattern }).await?;
+        let mut traffic = HashMap::<String, Traffic>::with_capacity(stats.stats.len() / 2);
+        for stat in stats.stats {
+            let name = stat.name.strip_prefix("user>>>").and_then(|name| name.split_once(TRAFFIC));
+            let Some((entry, direction)) = name else { continue };
+            let bytes = u64::try_from(stat.value).unwrap_or_default();
+            let one = match direction {
+                "uplink" => Traffic { up: bytes, down: 0 },
+                "downlink" => Traffic { up: 0, down: bytes },
+                _ => continue,
+            };
+            match traffic.get_mut(entry) {
+                Some(both) => *both += one,
+                None => drop(traffic.insert(entry.to_owned(), one)),
+            }
+        }
+        Ok(traffic)
+    }
+
+    /// The same of one entry.
+    pub(super) async fn traffic_of(&self, entry: &str) -> Result<Traffic, Error> {
+        let up = self.counter(format!("user>>>{entry}{TRAFFIC}uplink")).await?;
+        let down = self.counter(format!("user>>>{entry}{TRAFFIC}downlink")).await?;
+        Ok(Traffic { up, down })
+    }
+
+    async fn counter(&self, name: String) -> Result<u64, Error> {
+        let read = self.send::<_, OneStat>(service!(stats "GetStats"), StatName { name }).await;
+        let stat = match read {
+            Ok(found) => found.stat,
+            // Who never connected has no counter.
+            Err(status) if status.code() == tonic::Code::NotFound => None,
+            Err(status) => return Err(failed("GetStats", &status)),
+        };
+        Ok(stat.and_then(|stat| u64::try_from(stat.value).ok()).unwrap_or_default())
     }
 
     async fn alter<M: Named>(&self, tag: &str, operation: &M) -> Result<(), Status> {

@@ -1,0 +1,44 @@
+//! What was counted goes over the bus, in order, each message until it is stored there.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use bus::Bus;
+use contract::usage::Usage;
+use tokio::time::sleep;
+
+use super::{Meter, blocking};
+
+/// Between two tries, while the bus is away.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+impl Meter {
+    /// Tells what waits and what comes, for ever.
+    pub(crate) async fn tell(&self, bus: Bus) {
+        while let Err(error) = bus.own_stream::<Usage>().await {
+            tracing::debug!(%error, "the stream of users' traffic is not there yet");
+            sleep(RETRY_AFTER).await;
+        }
+        loop {
+            let Some(journal) = self.state.lock().await.journal.clone() else {
+                self.more.notified().await;
+                continue;
+            };
+            let told = self.told.load(Ordering::Relaxed);
+            match blocking(move || journal.next_waiting(told)).await {
+                Ok(Some((sequence, message))) => {
+                    // Sent again after a lost answer it has the same number, and is counted once.
+                    while let Err(error) = bus.publish(&message).await {
+                        tracing::debug!(%error, "users' traffic cannot be told yet");
+                        sleep(RETRY_AFTER).await;
+                    }
+                    self.told.store(sequence, Ordering::Relaxed);
+                }
+                Ok(None) => self.more.notified().await,
+                Err(error) => {
+                    tracing::error!(%error, "users' traffic cannot be told");
+                    sleep(RETRY_AFTER).await;
+                }
+            }
+        }
+    }
+}
