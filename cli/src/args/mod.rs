@@ -2,9 +2,11 @@
 //!
 //! - [`users`], [`servers`] the verbs of the two nouns that have many
 //! - [`stats`]              what was used
+//! - [`events`]             what happens to containers
 //! - [`up`]                 the newcomer's path
 //! - [`value`]              values that people write: durations, moments
 
+pub(crate) mod events;
 pub(crate) mod servers;
 pub(crate) mod stats;
 pub(crate) mod up;
@@ -94,6 +96,9 @@ pub(crate) enum Command {
     /// What users, servers and nodes send and receive
     #[command(subcommand, arg_required_else_help = true)]
     Stats(stats::Verb),
+    /// What happened to containers, and what happens
+    #[command(after_help = events::EXAMPLES)]
+    Events(events::Events),
     /// What a user's app imports: links, QR codes, files
     Link(Link),
     /// What an error code means and what to do about it

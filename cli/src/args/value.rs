@@ -3,7 +3,7 @@
 use std::{str::FromStr, time::Duration};
 
 use contract::{Code, Invalid, Timestamp};
-use jiff::{SignedDuration, Span, civil::Date, tz::TimeZone};
+use jiff::{SignedDuration, Span, SpanRelativeTo, civil::Date, tz::TimeZone};
 
 /// A time to wait: `500ms`, `10s`, `2m`; a bare number counts seconds.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -13,6 +13,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         Some(time) if !time.is_zero() && time <= Duration::from_secs(3600) => Ok(time),
         _ => Err("give a time from 1ms to 1h, such as 500ms or 10s".to_owned()),
     }
+}
+
+/// How long ago: `30m`, `2h`, `7d`.
+pub(crate) fn age(text: &str) -> Result<Duration, String> {
+    let span = text.parse::<Span>().ok();
+    let age = span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok());
+    let age = age.and_then(|age| Duration::try_from(age).ok());
+    age.filter(|age| !age.is_zero()).ok_or_else(|| "give a while, such as 30m, 2h or 7d".to_owned())
 }
 
 /// A moment to come, as people write it.

@@ -3,7 +3,7 @@
 //! - [`users`], [`import`]  accounts
 //! - [`servers`], [`nodes`] what should run, and where
 //! - [`keys`], [`link`]     credentials, and what clients import ([`qr`], [`files`])
-//! - [`stats`]              what was used
+//! - [`stats`], [`events`]  what was used, and what happened
 //! - [`status`], [`doctor`] how it all is
 //! - [`up`]                 the newcomer's path, and back down
 //! - [`instances`]          waits for what really runs
@@ -11,6 +11,7 @@
 
 pub(crate) mod completions;
 mod doctor;
+mod events;
 pub(crate) mod explain;
 mod files;
 mod import;
@@ -44,6 +45,7 @@ pub(crate) async fn run(ctx: &Context, command: Command) -> Result<Exit, Error> 
         Command::Nodes(verb) => nodes::run(ctx, verb).await?,
         Command::Keys(verb) => keys::run(ctx, verb).await?,
         Command::Stats(verb) => stats::run(ctx, verb).await?,
+        Command::Events(args) => events::run(ctx, args).await?,
         Command::Link(args) => link::run(ctx, args).await?,
         Command::Explain(args) => return explain::run(&ctx.output, &args),
         Command::Completions(args) => return completions::run(&ctx.output, &args),
@@ -87,6 +89,7 @@ impl Command {
             Self::Keys(args::Keys::Status) => "vpn keys status",
             Self::Stats(args::stats::Verb::Usage(_)) => "vpn stats usage",
             Self::Stats(args::stats::Verb::Top(_)) => "vpn stats top",
+            Self::Events(_) => "vpn events",
             Self::Link(_) => "vpn link",
             Self::Explain(_) => "vpn explain",
             Self::Completions(_) => "vpn completions",

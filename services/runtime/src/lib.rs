@@ -16,6 +16,7 @@
 //!   - [`netns`]    work in an instance's network namespace
 //!   - [`sockets`]  ending other programs' connections
 //! - [`usage`]    what users send and receive, counted exactly once
+//! - [`events`]   what happens to containers, told once
 //! - [`handlers`] what can be asked of a node: one verb, one file
 //! - [`announce`] the agent says that it is there
 //! - [`reports`]  what it says of its instances
@@ -29,6 +30,7 @@ pub mod backend;
 pub mod config;
 mod desired;
 pub mod engine;
+mod events;
 mod handlers;
 mod instance;
 mod mailbox;
@@ -56,6 +58,7 @@ use config::BUS_WITHIN;
 pub use config::Config;
 use contract::{Code, Error, fleet::PublicAddress, runtime::Instance};
 use engine::{Engine, EngineServer};
+use events::Events;
 use reports::Reports;
 use saved::Saved;
 use seal::CurveKey;
@@ -77,6 +80,7 @@ struct Ctx {
     own_addresses: Vec<IpAddr>,
     reports: Reports,
     meter: Meter,
+    events: Events,
     /// What makes engines; another one in tests.
     engines: Box<Engines>,
 }
@@ -110,6 +114,10 @@ pub async fn serve(
         let ctx = ctx.clone();
         async move { ctx.meter.run().await }
     });
+    shutdown.spawn_until("events", {
+        let ctx = ctx.clone();
+        async move { ctx.events.run(ctx.backend.as_ref()).await }
+    });
     let mut agent = Agent::new(ctx.clone(), workers.clone(), saved, key);
     let mut connect = pin!(connect);
     let bus = match timeout(BUS_WITHIN, &mut connect).await {
@@ -122,6 +130,10 @@ pub async fn serve(
     let Some(bus) = bus else { return Ok(()) };
     let node = ctx.config.node.clone();
     shutdown.spawn_until("agent", agent.follow(bus.clone()));
+    shutdown.spawn_until("tell events", {
+        let (ctx, bus) = (ctx.clone(), bus.clone());
+        async move { ctx.events.tell(bus).await }
+    });
     shutdown.spawn_until("tell usage", {
         let (ctx, bus) = (ctx.clone(), bus.clone());
         async move { ctx.meter.tell(bus).await }
@@ -173,6 +185,7 @@ async fn context(config: Config) -> Result<Ctx, Error> {
     tracing::info!(host = address.host, source = ?address.source, "links carry this address");
     let reports = Reports::new(config.node.clone(), backend.name());
     let meter = Meter::new(config.node.clone(), &config.state_dir);
+    let events = Events::new(config.node.clone(), &config.state_dir);
     Ok(Ctx {
         backend,
         because,
@@ -180,6 +193,7 @@ async fn context(config: Config) -> Result<Ctx, Error> {
         own_addresses: address::own(),
         reports,
         meter,
+        events,
         engines: Box::new(instance::engine_of),
         config,
     })

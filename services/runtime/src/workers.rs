@@ -116,8 +116,12 @@ impl Workers {
             tokio::select! {
                 Ok(()) = informed.changed() => self.find_orphans().await,
                 notice = notices.recv() => match notice {
-                    Some(Notice::Container { server, .. }) => self.wake(&server),
+                    Some(Notice::Container { server, kind, traceparent }) => {
+                        self.wake(&server);
+                        self.ctx.events.saw(server, kind, traceparent);
+                    }
                     Some(Notice::Gap) => {
+                        self.ctx.events.missed();
                         self.lock().values().for_each(|mailbox| mailbox.look());
                         self.find_orphans().await;
                     }

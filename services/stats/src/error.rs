@@ -19,6 +19,12 @@ pub enum Error {
     Store(String),
 }
 
+impl From<disk::Error> for Error {
+    fn from(error: disk::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
 impl From<Error> for contract::Error {
     fn from(error: Error) -> Self {
         let code = match error {

@@ -10,6 +10,7 @@ use contract::{
     usage::{Traffic, UsageV1},
     users::UserId,
 };
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// A node's journals that are remembered: one is made anew where the node's disk was lost.
@@ -33,7 +34,7 @@ pub struct Totals {
 }
 
 /// What was sent and received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Sum {
     /// In all.
     pub traffic: Traffic,

@@ -65,6 +65,13 @@ pub struct Reader<M> {
 }
 
 impl Bus {
+    /// The last message of a stream; 0 where there was never one.
+    pub async fn last_of<M: Streamed>(&self) -> Result<u64, Error> {
+        let failed = |error: &(dyn std::error::Error + 'static)| jetstream_failed(M::STREAM.name, error);
+        let stream = self.jetstream.get_stream(M::STREAM.name).await.map_err(|error| failed(&error))?;
+        Ok(stream.cached_info().state.last_sequence)
+    }
+
     /// Reads a stream behind a position.
     pub fn read<M: Streamed>(&self, position: Position) -> Reader<M> {
         let connects = self.inner.connects.clone();

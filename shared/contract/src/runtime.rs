@@ -193,6 +193,8 @@ pub struct ContainerEventV1 {
     pub kind: ContainerEventKind,
     /// When, in milliseconds since 1970 UTC, by the node's clock.
     pub at_millis: i64,
+    /// Nobody saw it: it was found out afterwards, when it happened before then.
+    pub inferred: bool,
 }
 
 /// What happened to a container.
@@ -252,8 +254,9 @@ mod tests {
             server: "s1".parse().unwrap(),
             kind: ContainerEventKind::Exited(-1),
             at_millis: 1_000,
+            inferred: true,
         });
-        let golden = b"\x00\x10\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x02n1\x02s1\x02\x01\xd0\x0f";
+        let golden = b"\x00\x10\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c\x0d\x0e\x0f\x10\x02n1\x02s1\x02\x01\xd0\x0f\x01";
         assert_eq!(postcard::to_allocvec(&event).unwrap(), golden);
         assert_eq!(postcard::from_bytes::<ContainerEvent>(golden).unwrap(), event);
     }

@@ -10,6 +10,7 @@
 //! - [`dockerd`]   the same for the container daemon
 //! - [`agent`]     an agent that dies, and comes back without the bus
 //! - [`secrets`]   what must be nowhere in the open
+//! - [`events`]    what happens to containers
 //! - [`usage`]     what users send and receive
 //! - [`way`]       one user's way through one server
 //! - [`world`]     a house with servers, users and sites
@@ -22,6 +23,7 @@ mod bad_input;
 mod chaos;
 mod creation;
 mod dockerd;
+mod events;
 mod isolation;
 mod lacking;
 mod natscli;

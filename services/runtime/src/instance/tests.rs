@@ -24,6 +24,7 @@ use crate::{
         fake::{Call, Fake, Fault},
     },
     engine::{EngineServer, EngineUser, UserSecret, fake::Fake as FakeEngine},
+    events::Events,
     mailbox::Roster,
     reports::Reports,
     usage::Meter,
@@ -55,6 +56,7 @@ impl World {
             own_addresses: Vec::new(),
             reports: Reports::new("n1".parse().unwrap(), "fake"),
             meter: Meter::new("n1".parse().unwrap(), home.path()),
+            events: Events::new("n1".parse().unwrap(), home.path()),
             engines: Box::new(move |_, _| Arc::new(made.clone())),
         });
         let mailbox = Arc::new(Mailbox::default());

@@ -27,17 +27,17 @@ use contract::{
     usage::{ENTRIES_MAX, ServerUsage, Traffic, Usage, UsageV1, UserUsage},
     users::UserId,
 };
+use disk::{Error, blocking};
 use futures::future::join_all;
 use journal::{Counted, Journal, Run, Step};
 use tokio::{
     sync::{Mutex, MutexGuard, Notify},
-    task::spawn_blocking,
     time::{MissedTickBehavior, interval},
 };
 use uuid::Uuid;
 
 use crate::{
-    backend::{Error, process::identity},
+    backend::process::identity,
     engine::{Engine, Reading},
 };
 
@@ -337,12 +337,4 @@ fn is_alive(run: &str) -> bool {
 /// Milliseconds since 1970 UTC, by this node's clock.
 fn now() -> i64 {
     Timestamp::now().as_millisecond()
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
-) -> Result<T, Error> {
-    spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(Error::new(contract::Code::INTERNAL, format!("it was not done: {error}")))
-    })
 }

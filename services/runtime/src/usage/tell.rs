@@ -4,9 +4,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use bus::Bus;
 use contract::usage::Usage;
+use disk::blocking;
 use tokio::time::sleep;
 
-use super::{Meter, blocking};
+use super::Meter;
 
 /// Between two tries, while the bus is away.
 const RETRY_AFTER: Duration = Duration::from_millis(200);

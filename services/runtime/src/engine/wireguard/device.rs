@@ -3,16 +3,16 @@
 //! It starts with `CAP_NET_ADMIN`, sets up what [`super::network`] and [`super::firewall`] describe, and has given all
 //! of its rights up before the first packet comes in. It knows no key: the agent brings them by the control socket.
 
-use std::{fmt, io, net::IpAddr, num::NonZeroUsize, path::PathBuf, sync::Arc, thread};
+use std::{fmt, io, net::IpAddr, num::NonZeroUsize, path::PathBuf, pin::pin, sync::Arc, thread};
 
-use contract::{Code, Port};
-use gotatun::device::{self, uapi::UapiServer};
+use contract::{Code, Port, usage::Traffic};
+use gotatun::device::{self, configure::PeerStats, uapi::UapiServer};
 use ipnet::IpNet;
 use tokio::{
     net::UnixListener,
     runtime,
     signal::unix::{SignalKind, signal},
-    sync::Semaphore,
+    sync::{Semaphore, mpsc},
 };
 
 use super::{
@@ -20,6 +20,7 @@ use super::{
     firewall::{Firewall, Reach},
     network,
     transport::{Bound, Tun},
+    uapi::Key,
 };
 use crate::backend::Error;
 
@@ -113,15 +114,30 @@ impl Network {
         let device = device::build().with_uapi(server).with_udp(self.socket).with_ip(self.tun);
         let mut device = device.build().await.map_err(|error| failed("run", &error))?;
         tracing::info!("ready for the agent");
-        let ended = tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            _ = interrupt.recv() => Ok(()),
-            () = device.wait() => Err(failed("go on", &"its interface or socket is gone")),
-            error = control::serve(self.control, client) => Err(failed("be controlled", &error)),
+        let (traffic, mut asked) = mpsc::channel(1);
+        let mut controlled = pin!(control::serve(self.control, control::Answers { device: client, traffic }));
+        let ended = loop {
+            let answer: control::Asked = tokio::select! {
+                _ = terminate.recv() => break Ok(()),
+                _ = interrupt.recv() => break Ok(()),
+                () = device.wait() => break Err(failed("go on", &"its interface or socket is gone")),
+                error = &mut controlled => break Err(failed("be controlled", &error)),
+                Some(answer) = asked.recv() => answer,
+            };
+            let peers = device.read(async |device| device.peers().await).await;
+            // Who asked may have gone away.
+            let _ = answer.send(peers.iter().filter_map(counted).collect());
         };
         device.stop().await;
         ended
     }
+}
+
+/// What came from a peer and went to it; none where nothing did.
+fn counted(of: &PeerStats) -> Option<(Key, Traffic)> {
+    let bytes = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    let traffic = Traffic { up: bytes(of.stats.rx_bytes), down: bytes(of.stats.tx_bytes) };
+    (traffic != Traffic::NONE).then(|| (of.peer.public_key.to_bytes(), traffic))
 }
 
 fn failed(what: impl fmt::Display, error: &impl fmt::Display) -> Error {

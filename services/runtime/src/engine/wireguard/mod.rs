@@ -34,7 +34,7 @@ use std::{
 
 use async_trait::async_trait;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use contract::{Code, ImageRef, UserName, fleet::ServerId, users::UserId};
+use contract::{Code, ImageRef, UserName, fleet::ServerId, usage::Traffic, users::UserId};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     sync::Mutex,
@@ -89,9 +89,8 @@ struct State {
 }
 
 impl State {
-    fn reading(&self, there: &Configuration, peer: &Key, ends: bool) -> Option<Reading> {
-        let traffic = there.traffic(peer)?;
-        Some(Reading { entry: STANDARD.encode(peer), user: self.users.get(peer).copied(), traffic, ends })
+    fn reading(&self, peer: &Key, traffic: Traffic, ends: bool) -> Reading {
+        Reading { entry: STANDARD.encode(peer), user: self.users.get(peer).copied(), traffic, ends }
     }
 }
 
@@ -130,8 +129,9 @@ impl Wireguard {
         new: &[&Peer],
     ) -> Result<(), Error> {
         if !gone.is_empty() {
-            let there = self.there(control).await?;
-            let last: Vec<_> = gone.iter().filter_map(|peer| state.reading(&there, peer, true)).collect();
+            let traffic = self.traffic(control).await?;
+            let of = |peer| state.reading(peer, traffic.get(peer).copied().unwrap_or_default(), true);
+            let last: Vec<_> = gone.iter().map(of).collect();
             state.last.extend(last);
         }
         let removals = gone.chunks(REMOVALS).map(|some| some.iter().fold(Change::nothing(), Change::remove));
@@ -146,6 +146,10 @@ impl Wireguard {
 
     async fn there(&self, control: &mut Control) -> Result<Configuration, Error> {
         control.get().await.map_err(|error| self.failed("does not say what it has", &error))
+    }
+
+    async fn traffic(&self, control: &mut Control) -> Result<HashMap<Key, Traffic>, Error> {
+        control.traffic().await.map_err(|error| self.failed("does not say what it has counted", &error))
     }
 
     fn failed(&self, what: &str, error: &io::Error) -> Error {
@@ -257,9 +261,9 @@ impl Engine for Wireguard {
     async fn usage(&self) -> Result<Vec<Reading>, Error> {
         // Held while it is read: what is older must not come later.
         let mut state = self.state.lock().await;
-        let there = self.there(&mut self.connect().await?).await?;
+        let traffic = self.traffic(&mut self.connect().await?).await?;
         let mut found = std::mem::take(&mut state.last);
-        found.extend(there.public_keys().filter_map(|peer| state.reading(&there, peer, false)));
+        found.extend(traffic.iter().map(|(peer, traffic)| state.reading(peer, *traffic, false)));
         Ok(found)
     }
 

@@ -38,7 +38,6 @@ pub(super) struct Configuration {
 struct Found {
     preshared_key: Option<Zeroizing<Key>>,
     allowed: Vec<IpNet>,
-    traffic: Traffic,
 }
 
 impl Configuration {
@@ -49,11 +48,6 @@ impl Configuration {
                 && found.allowed.len() == peer.addresses.len()
                 && peer.addresses.iter().all(|address| found.allowed.contains(&IpNet::from(*address)))
         })
-    }
-
-    /// What came from a peer and went to it; none where it is not there.
-    pub(super) fn traffic(&self, peer: &Key) -> Option<Traffic> {
-        Some(self.peers.get(peer)?.traffic)
     }
 
     pub(super) fn public_keys(&self) -> impl Iterator<Item = &Key> {
@@ -74,9 +68,7 @@ impl Configuration {
                 self.peers.get_mut(&(*last)?)?.preshared_key = given.then_some(preshared_key);
             }
             "allowed_ip" => self.peers.get_mut(&(*last)?)?.allowed.push(value.parse().ok()?),
-            "rx_bytes" => self.peers.get_mut(&(*last)?)?.traffic.up = value.parse().ok()?,
-            "tx_bytes" => self.peers.get_mut(&(*last)?)?.traffic.down = value.parse().ok()?,
-            // Times and whatever a later version has to say.
+            // Counters, times and whatever a later version has to say.
             _ => {}
         }
         Some(())
@@ -126,6 +118,9 @@ impl Change {
     }
 }
 
+/// A command that is not in the protocol: the counters alone, without the keys of ten thousand peers around them.
+pub(super) const TRAFFIC: &str = "traffic=1\n";
+
 /// A connection to the control socket.
 pub(super) struct Control {
     stream: BufReader<UnixStream>,
@@ -150,6 +145,23 @@ impl Control {
         let read = |name: &str, value: &str| configuration.read(&mut last, name, value);
         timeout(PATIENCE, self.exchange(command, read)).await??;
         Ok(configuration)
+    }
+
+    /// Reads what came from each peer and went to it, of those that ever said anything.
+    pub(super) async fn traffic(&mut self) -> io::Result<HashMap<Key, Traffic>> {
+        let mut found = HashMap::new();
+        let mut last = None;
+        let read = |name: &str, value: &str| {
+            match name {
+                "public_key" => last = Some(key(value)?),
+                "rx_bytes" => found.entry(last?).or_insert(Traffic::NONE).up = value.parse().ok()?,
+                "tx_bytes" => found.entry(last?).or_insert(Traffic::NONE).down = value.parse().ok()?,
+                _ => {}
+            }
+            Some(())
+        };
+        timeout(PATIENCE, self.exchange(Zeroizing::new(TRAFFIC.to_owned()), read)).await??;
+        Ok(found)
     }
 
     async fn exchange(
