@@ -16,7 +16,10 @@ use async_nats::{
 };
 use bytes::Bytes;
 use contract::{Code, Error, Invalid, NodeName, Request, Subject};
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use futures::{
+    FutureExt, StreamExt,
+    future::{BoxFuture, ready},
+};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use telemetry::context;
 use tokio::{
@@ -46,11 +49,12 @@ pub const WAITING: usize = 2_048;
 /// A request whose turn does not come for so long is refused rather than kept waiting.
 const SHED_AFTER: Duration = Duration::from_secs(2);
 
-type Handler<C> = Arc<dyn Fn(Arc<C>, Bytes) -> BoxFuture<'static, Result<Bytes, Error>> + Send + Sync>;
+/// With what it needs: the code around it stands in the program once, not once for each service and request.
+type Handler = Box<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, Error>> + Send + Sync>;
 
-struct Route<C> {
+struct Route {
     subject: Subject,
-    handler: Handler<C>,
+    handler: Handler,
 }
 
 /// A service before it runs: its routing table.
@@ -58,7 +62,7 @@ pub struct Service<C> {
     bus: Bus,
     name: &'static str,
     ctx: Arc<C>,
-    routes: Vec<Route<C>>,
+    routes: Vec<Route>,
     node: Option<NodeName>,
 }
 
@@ -86,17 +90,17 @@ impl<C: Send + Sync + 'static> Service<C> {
         F: Fn(Arc<C>, R) -> W + Send + Sync + 'static,
         W: Future<Output = Result<R::Reply, E>> + Send + 'static,
     {
-        let handler = Arc::new(handler);
-        let erased: Handler<C> = Arc::new(move |ctx, body| {
-            let handler = handler.clone();
-            async move {
-                let request = decode::<R>(&body)?;
-                let reply = handler(ctx, request).await.map_err(Into::into)?;
-                serde_json::to_vec(&reply)
-                    .map(Bytes::from)
-                    .map_err(|error| Error::new(Code::INTERNAL, error.to_string()))
+        let ctx = self.ctx.clone();
+        let erased: Handler = Box::new(move |body| match decode::<R>(&body) {
+            Ok(request) => {
+                let work = handler(ctx.clone(), request);
+                async move {
+                    let reply = work.await.map_err(Into::into)?;
+                    serde_json::to_vec(&reply).map(Bytes::from).map_err(not_written)
+                }
+                .boxed()
             }
-            .boxed()
+            Err(error) => ready(Err(error)).boxed(),
         });
         self.routes.push(Route { subject: R::SUBJECT, handler: erased });
         self
@@ -104,6 +108,21 @@ impl<C: Send + Sync + 'static> Service<C> {
 
     /// Serves until shutdown begins, then finishes what it has taken on.
     pub async fn run(self, shutdown: &Shutdown) -> Result<(), Error> {
+        let Self { bus, name, routes, node, .. } = self;
+        Routes { bus, name, routes, node }.run(shutdown).await
+    }
+}
+
+/// A routing table with all that its handlers need.
+struct Routes {
+    bus: Bus,
+    name: &'static str,
+    routes: Vec<Route>,
+    node: Option<NodeName>,
+}
+
+impl Routes {
+    async fn run(self, shutdown: &Shutdown) -> Result<(), Error> {
         let failures: Arc<BTreeMap<String, AtomicU64>> = Arc::new(
             self.routes.iter().map(|route| (route.subject.verb.to_owned(), AtomicU64::new(0))).collect(),
         );
@@ -137,7 +156,6 @@ impl<C: Send + Sync + 'static> Service<C> {
             let worker = Worker {
                 bus: self.bus.clone(),
                 service: self.name,
-                ctx: self.ctx.clone(),
                 route,
                 subject,
                 seats: seats.clone(),
@@ -154,11 +172,10 @@ impl<C: Send + Sync + 'static> Service<C> {
     }
 }
 
-struct Worker<C> {
+struct Worker {
     bus: Bus,
     service: &'static str,
-    ctx: Arc<C>,
-    route: Route<C>,
+    route: Route,
     subject: String,
     /// For who works or waits.
     seats: Arc<Semaphore>,
@@ -167,7 +184,7 @@ struct Worker<C> {
     failures: Arc<BTreeMap<String, AtomicU64>>,
 }
 
-impl<C: Send + Sync + 'static> Worker<C> {
+impl Worker {
     async fn serve(self, mut endpoint: Endpoint, shutdown: Shutdown) {
         let worker = Arc::new(self);
         loop {
@@ -227,7 +244,8 @@ impl<C: Send + Sync + 'static> Worker<C> {
         let within = headers
             .and_then(|headers| headers.get(TIMEOUT)?.as_str().parse().ok())
             .map_or(CALL_WITHIN, |millis| Duration::from_millis(millis).min(CALL_WITHIN));
-        let work = (self.route.handler)(self.ctx.clone(), request.message.payload.clone());
+        // A request is read in here, too: whatever panics is answered.
+        let work = async { (self.route.handler)(request.message.payload.clone()).await };
         let origin = Origin::of(headers);
         let result = async {
             let guarded = AssertUnwindSafe(origin.scope(work)).catch_unwind();
@@ -292,25 +310,40 @@ fn one_line(text: &str) -> String {
 
 /// Reads a request; an empty body stands for `{}`. The error names the field and keeps the code of its type.
 fn decode<R: DeserializeOwned>(body: &[u8]) -> Result<R, Error> {
+    let body = object(body)?;
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let request = serde_path_to_error::deserialize(&mut reader).map_err(not_read)?;
+    reader.end().map_err(not_json)?;
+    Ok(request)
+}
+
+fn object(body: &[u8]) -> Result<&[u8], Error> {
     let body = if body.is_empty() { b"{}" } else { body };
     // An array would be taken for the fields in their order, and mean something else after the next one is added.
     if body.trim_ascii_start().first() != Some(&b'{') && serde_json::from_slice::<IgnoredAny>(body).is_ok() {
         return Err(Error::new(Code::REQUEST_INVALID, "a request is one JSON object"));
     }
-    let mut reader = serde_json::Deserializer::from_slice(body);
-    let request = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
-        let text = inner.to_string();
-        match Invalid::split(&text) {
-            Some((code, message)) => Error::new(code, format!("{path}: {message}")),
-            None if inner.is_data() && path != "." => {
-                Error::new(Code::REQUEST_INVALID, format!("{path}: {text}"))
-            }
-            None if inner.is_data() => Error::new(Code::REQUEST_INVALID, text),
-            None => Error::new(Code::REQUEST_NOT_JSON, text),
+    Ok(body)
+}
+
+fn not_read(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
+    let path = error.path().to_string();
+    let inner = error.into_inner();
+    let text = inner.to_string();
+    match Invalid::split(&text) {
+        Some((code, message)) => Error::new(code, format!("{path}: {message}")),
+        None if inner.is_data() && path != "." => {
+            Error::new(Code::REQUEST_INVALID, format!("{path}: {text}"))
         }
-    })?;
-    reader.end().map_err(|error| Error::new(Code::REQUEST_NOT_JSON, error.to_string()))?;
-    Ok(request)
+        None if inner.is_data() => Error::new(Code::REQUEST_INVALID, text),
+        None => not_json(inner),
+    }
+}
+
+fn not_json(error: serde_json::Error) -> Error {
+    Error::new(Code::REQUEST_NOT_JSON, error.to_string())
+}
+
+fn not_written(error: serde_json::Error) -> Error {
+    Error::new(Code::INTERNAL, error.to_string())
 }

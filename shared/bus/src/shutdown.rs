@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Asks tasks to end, and waits for them. Clones belong together.
@@ -66,6 +66,11 @@ impl Shutdown {
 
     /// Runs `task` tracked; `name` is in the log when it ends. Where it panics, everything is asked to end.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_boxed(name, Box::pin(task));
+    }
+
+    /// The code around a task stands in the program once, not once for each kind of task.
+    fn spawn_boxed(&self, name: &'static str, task: BoxFuture<'static, ()>) {
         let (failed, whole) = (self.failed.clone(), self.whole.clone());
         self.tasks.spawn(async move {
             match AssertUnwindSafe(task).catch_unwind().await {
@@ -86,9 +91,11 @@ impl Shutdown {
 
     /// Runs `task` until it ends or tasks are asked to end, whichever comes first.
     pub fn spawn_until(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_until_boxed(name, Box::pin(task));
+    }
+
+    fn spawn_until_boxed(&self, name: &'static str, task: BoxFuture<'static, ()>) {
         let token = self.token.clone();
-        // What runs for long holds much: on the heap it is moved once, not with every layer around it.
-        let task = Box::pin(task);
         self.spawn(name, async move {
             token.run_until_cancelled(task).await;
         });

@@ -14,6 +14,7 @@ use async_nats::{
     jetstream::{
         Message,
         consumer::{AckPolicy, DeliverPolicy, pull},
+        stream::Stream,
     },
 };
 use contract::{Code, Error, State};
@@ -25,7 +26,7 @@ use tokio::{
 };
 
 use crate::{
-    Bucket, Entry, Origin, Shutdown,
+    Bucket, Bus, Entry, Origin, Shutdown,
     bucket::decode,
     error::jetstream_failed,
     jetstream::{self, ABANDONED_AFTER, Messages, RETRY_AFTER},
@@ -171,10 +172,13 @@ impl<S: State> Watch<S> {
         let Self { bucket, filter, connects, subscribing, seen, target, created, .. } = self;
         let subscribed = subscribing.get_or_insert_with(|| {
             connects.mark_unchanged();
-            let (bus, begun) =
-                (bucket.bus.clone(), subscribe(bucket.clone(), filter.clone(), *seen, *target, *created));
-            let broke = || Err(Error::new(Code::BUS_UNREACHABLE, "the connection broke"));
-            async move { bus.while_connected(begun).await.unwrap_or_else(broke) }.boxed()
+            let scope = Scope {
+                bus: bucket.bus.clone(),
+                stream: bucket.stream.clone(),
+                whole: *filter == S::BUCKET.subject(">"),
+                filter: filter.clone(),
+            };
+            subscribe(scope, *seen, *target, *created).boxed()
         });
         let subscribed = subscribed.await;
         self.subscribing = None;
@@ -264,16 +268,35 @@ struct Subscribed {
     anew: bool,
 }
 
+/// What a watch is about.
+struct Scope {
+    bus: Bus,
+    stream: Stream,
+    filter: String,
+    /// Whether that is the whole bucket.
+    whole: bool,
+}
+
+async fn subscribe(
+    scope: Scope,
+    seen: u64,
+    target: u64,
+    created: Option<DateTime>,
+) -> Result<Subscribed, Error> {
+    let begun = begin(&scope, seen, target, created);
+    let broke = || Err(Error::new(Code::BUS_UNREACHABLE, "the connection broke"));
+    scope.bus.while_connected(begun).await.unwrap_or_else(broke)
+}
+
 /// Asks for what comes after `seen`; where nothing was seen yet or the bucket began again, for what there is, and finds
 /// out up to where that is.
-async fn subscribe<S: State>(
-    bucket: Bucket<S>,
-    filter: String,
+async fn begin(
+    Scope { stream, filter, whole, .. }: &Scope,
     mut seen: u64,
     mut target: u64,
     created: Option<DateTime>,
 ) -> Result<Subscribed, Error> {
-    let (info, anew) = jetstream::look(&bucket.stream, created, seen).await?;
+    let (info, anew) = jetstream::look(stream, created, seen).await?;
     if anew {
         (seen, target) = (0, 0);
     }
@@ -290,20 +313,19 @@ async fn subscribe<S: State>(
         num_replicas: 1,
         ..pull::Config::default()
     };
-    let consumer = jetstream::consumer(&bucket.stream, config).await?;
+    let consumer = jetstream::consumer(stream, config).await?;
     if target == 0 {
         // With nothing pending there is nothing to wait for; else the last one pending is the last there is.
         // Where that cannot be said the watch has not begun: it would count as current with nothing read.
         let failed =
             |error: &(dyn std::error::Error + 'static)| jetstream_failed(&format!("read {filter}"), error);
-        let whole = filter == S::BUCKET.subject(">");
         match consumer.cached_info().num_pending {
             // A bucket that was purged is empty, and yet its revisions go on from where they were.
-            0 if whole => seen = seen.max(info.state.last_sequence),
+            0 if *whole => seen = seen.max(info.state.last_sequence),
             0 => {}
-            _ if whole => target = info.state.last_sequence,
+            _ if *whole => target = info.state.last_sequence,
             _ => {
-                let last = bucket.stream.direct_get_last_for_subject(filter.clone()).await;
+                let last = stream.direct_get_last_for_subject(filter.clone()).await;
                 target = last.map_err(|error| failed(&error))?.sequence;
             }
         }

@@ -85,22 +85,26 @@ impl Known {
 
 /// What leads from what was known of a container to what it is.
 fn leads(known: Option<Is>, state: ContainerState) -> (Is, Vec<ContainerEventKind>) {
-    use ContainerEventKind::{Created, Exited, Started};
-    let made = if known.is_none() { vec![Created] } else { Vec::new() };
+    use ContainerEventKind::{Created, Exited, Removed, Started};
+    let unseen = Exited(UNKNOWN_EXIT);
     match (known, state) {
-        (Some(Is::Exited), ContainerState::Created) => (Is::Exited, made),
-        (_, ContainerState::Created) => (Is::Created, made),
-        (Some(Is::Running(None)), ContainerState::Running { pid }) => (Is::Running(Some(pid)), made),
-        (Some(Is::Running(Some(before))), ContainerState::Running { pid }) if before == pid => {
-            (Is::Running(Some(pid)), made)
+        (None, ContainerState::Created) => (Is::Created, vec![Created]),
+        (Some(Is::Created), ContainerState::Created) => (Is::Created, vec![]),
+        // One that has run is never again as it was made: this is another one.
+        (Some(Is::Running(_)), ContainerState::Created) => (Is::Created, vec![unseen, Removed, Created]),
+        (Some(Is::Exited), ContainerState::Created) => (Is::Created, vec![Removed, Created]),
+        (None, ContainerState::Running { pid }) => (Is::Running(Some(pid)), vec![Created, Started]),
+        (Some(Is::Running(Some(before))), ContainerState::Running { pid }) if before != pid => {
+            (Is::Running(Some(pid)), vec![unseen, Started])
         }
-        (Some(Is::Running(Some(_))), ContainerState::Running { pid }) => {
-            (Is::Running(Some(pid)), vec![Exited(UNKNOWN_EXIT), Started])
+        (Some(Is::Running(_)), ContainerState::Running { pid }) => (Is::Running(Some(pid)), vec![]),
+        (Some(Is::Created | Is::Exited), ContainerState::Running { pid }) => {
+            (Is::Running(Some(pid)), vec![Started])
         }
-        (_, ContainerState::Running { pid }) => (Is::Running(Some(pid)), [made, vec![Started]].concat()),
-        (Some(Is::Exited), ContainerState::Exited { .. }) => (Is::Exited, made),
+        (None, ContainerState::Exited { code }) => (Is::Exited, vec![Created, Started, Exited(code)]),
+        (Some(Is::Created), ContainerState::Exited { code }) => (Is::Exited, vec![Started, Exited(code)]),
         (Some(Is::Running(_)), ContainerState::Exited { code }) => (Is::Exited, vec![Exited(code)]),
-        (_, ContainerState::Exited { code }) => (Is::Exited, [made, vec![Started, Exited(code)]].concat()),
+        (Some(Is::Exited), ContainerState::Exited { .. }) => (Is::Exited, vec![]),
     }
 }
 
