@@ -10,7 +10,7 @@ use async_nats::{
             self, Consumer,
             pull::{self, MessagesError},
         },
-        context::{CreateStreamErrorKind, GetStreamErrorKind},
+        context::{CreateStreamErrorKind, GetStreamError, GetStreamErrorKind},
         stream::{Config, DiscardPolicy, Info, StorageType, Stream},
     },
 };
@@ -73,6 +73,11 @@ pub(crate) fn of_stream(stream: &contract::Stream) -> Config {
     }
 }
 
+/// Whether there is no such stream.
+pub(crate) fn is_missing(error: &GetStreamError) -> bool {
+    matches!(error.kind(), GetStreamErrorKind::JetStream(missing) if missing.code() == 404)
+}
+
 /// Makes the stream, or brings the one that is there in line; more replicas than asked for are the operator's
 /// choice and stay.
 pub(crate) async fn ensure(bus: &Bus, mut wanted: Config) -> Result<Stream, Error> {
@@ -82,17 +87,15 @@ pub(crate) async fn ensure(bus: &Bus, mut wanted: Config) -> Result<Stream, Erro
     };
     let found = match bus.jetstream.get_stream(&name).await {
         Ok(stream) => stream,
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(missing) if missing.code() == 404 => {
-                bus.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
-                    // It is not among the error's sources, and says whether the disk is full.
-                    CreateStreamErrorKind::JetStream(refusal) => failed("create stream", &refusal),
-                    _ => failed("create stream", &error),
-                })?;
-                return bus.jetstream.get_stream(&name).await.map_err(|error| failed("read stream", &error));
-            }
-            _ => return Err(failed("read stream", &error)),
-        },
+        Err(error) if is_missing(&error) => {
+            bus.jetstream.create_stream(wanted).await.map_err(|error| match error.kind() {
+                // It is not among the error's sources, and says whether the disk is full.
+                CreateStreamErrorKind::JetStream(refusal) => failed("create stream", &refusal),
+                _ => failed("create stream", &error),
+            })?;
+            return bus.jetstream.get_stream(&name).await.map_err(|error| failed("read stream", &error));
+        }
+        Err(error) => return Err(failed("read stream", &error)),
     };
     let present = &found.cached_info().config;
     wanted.num_replicas = wanted.num_replicas.max(present.num_replicas);

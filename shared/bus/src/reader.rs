@@ -17,7 +17,7 @@ use tokio::{sync::watch, time::sleep};
 use crate::{
     Bus,
     error::jetstream_failed,
-    jetstream::{self, ABANDONED_AFTER, Messages, RETRY_AFTER},
+    jetstream::{self, ABANDONED_AFTER, Messages, RETRY_AFTER, is_missing},
     origin::{self, Trace},
     stream,
 };
@@ -65,11 +65,13 @@ pub struct Reader<M> {
 }
 
 impl Bus {
-    /// The last message of a stream; 0 where there was never one.
+    /// The last message of a stream; 0 where there was never one, or no stream yet.
     pub async fn last_of<M: Streamed>(&self) -> Result<u64, Error> {
-        let failed = |error: &(dyn std::error::Error + 'static)| jetstream_failed(M::STREAM.name, error);
-        let stream = self.jetstream.get_stream(M::STREAM.name).await.map_err(|error| failed(&error))?;
-        Ok(stream.cached_info().state.last_sequence)
+        match self.jetstream.get_stream(M::STREAM.name).await {
+            Ok(stream) => Ok(stream.cached_info().state.last_sequence),
+            Err(error) if is_missing(&error) => Ok(0),
+            Err(error) => Err(jetstream_failed(M::STREAM.name, &error)),
+        }
     }
 
     /// Reads a stream behind a position.

@@ -213,6 +213,10 @@ impl Events {
 
     /// Tells what waits and what comes, in order, each until it is stored on the bus; for ever.
     pub(crate) async fn tell(&self, bus: Bus) {
+        // A node that has nothing to tell needs no stream.
+        while !self.is_kept().await {
+            self.more.notified().await;
+        }
         while let Err(error) = bus.own_stream::<ContainerEvent>().await {
             tracing::debug!(%error, "the stream of events is not there yet");
             sleep(RETRY_AFTER).await;

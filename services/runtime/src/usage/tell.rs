@@ -15,6 +15,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 impl Meter {
     /// Tells what waits and what comes, for ever.
     pub(crate) async fn tell(&self, bus: Bus) {
+        // A node that has nothing to tell needs no stream.
+        self.more.notified().await;
         while let Err(error) = bus.own_stream::<Usage>().await {
             tracing::debug!(%error, "the stream of users' traffic is not there yet");
             sleep(RETRY_AFTER).await;
