@@ -139,7 +139,8 @@ pub trait Engine: Send + Sync {
     }
 
     /// What users have sent and received since the engine started, older readings first. Entries that nobody ever used
-    /// may be missing. Who left since the last call is among them with the last that was read.
+    /// may be missing. Who left since the last call is among them, with the last that was read where the engine still
+    /// knows it.
     async fn usage(&self) -> Result<Vec<Reading>, Error>;
 
     /// Brings the file that the engine starts from up to date. Called once within a second of a change.

@@ -32,7 +32,7 @@ use futures::future::join_all;
 use journal::{Counted, Journal, Run, Step};
 use tokio::{
     sync::{Mutex, MutexGuard, Notify},
-    time::{MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval},
 };
 use uuid::Uuid;
 
@@ -45,6 +45,8 @@ use crate::{
 const FILE: &str = "usage.redb";
 /// Between two readings of an engine.
 const READ_EVERY: Duration = Duration::from_secs(1);
+/// An engine that takes long to answer is left alone for so many times as long.
+const READ_PAUSE: u32 = 20;
 /// So many messages wait for the bus, ten minutes of them; from then on what is added goes into the last one. So what
 /// waits is bounded by the users and servers there are, and nothing is lost but the time of day.
 const WAITING_MAX: usize = 600;
@@ -80,6 +82,8 @@ struct Serving {
     engine: Arc<dyn Engine>,
     /// Its counters are not ours: what they stand at first counts as counted.
     found: bool,
+    /// It is not read before.
+    not_before: Instant,
 }
 
 impl Meter {
@@ -135,7 +139,7 @@ impl Meter {
             }
         };
         state.names.insert(server.id, server.name.clone());
-        state.serving.insert(server.id, Serving { engine, found });
+        state.serving.insert(server.id, Serving { engine, found, not_before: Instant::now() });
     }
 
     /// The engine of a server is about to be stopped, or started: what it counts from now on is of no run that is
@@ -178,8 +182,10 @@ impl Meter {
     }
 
     async fn read_all(&self) {
-        let serving: Vec<ServerId> = self.state.lock().await.serving.keys().copied().collect();
-        join_all(serving.into_iter().map(|server| self.read(server))).await;
+        let now = Instant::now();
+        let serving = self.state.lock().await.serving.clone();
+        let due = serving.into_iter().filter(|(_, serving)| serving.not_before <= now).map(|(id, _)| id);
+        join_all(due.map(|server| self.read(server))).await;
     }
 
     async fn read(&self, server: ServerId) {
@@ -188,7 +194,10 @@ impl Meter {
             let Some(serving) = state.serving.get(&server).cloned() else { return };
             (serving, state.runs.get(&server).map(|run| run.id.clone()))
         };
-        let readings = match serving.engine.usage().await {
+        let asked = Instant::now();
+        let answer = serving.engine.usage().await;
+        let not_before = Instant::now() + asked.elapsed() * READ_PAUSE;
+        let readings = match answer {
             Ok(readings) => readings,
             Err(error) => {
                 tracing::debug!(%error, "an engine does not say what its users send and receive");
@@ -197,7 +206,10 @@ impl Meter {
         };
         let mut state = self.state.lock().await;
         // What was read of a run that ended meanwhile says nothing about the next one.
-        if state.serving.contains_key(&server) && state.runs.get(&server).map(|run| &run.id) == run.as_ref() {
+        if state.runs.get(&server).map(|run| &run.id) == run.as_ref()
+            && let Some(serving) = state.serving.get_mut(&server)
+        {
+            serving.not_before = not_before;
             state.count(server, readings);
         }
     }

@@ -84,7 +84,7 @@ struct State {
     peers: HashMap<UserName, Peer>,
     /// Whose they are.
     users: HashMap<Key, UserId>,
-    /// What was read of those who left, since the last reading of all.
+    /// Those who left since the last reading.
     last: Vec<Reading>,
 }
 
@@ -120,7 +120,8 @@ impl Wireguard {
     }
 
     /// Removes first: what is removed may be in the way of what is added. The device forgets what it has counted of a
-    /// peer that is removed, so it is read before.
+    /// peer that is removed, since the last reading: reading ten thousand peers takes longer than a user may wait to be
+    /// shut out.
     async fn change(
         &self,
         state: &mut State,
@@ -128,12 +129,8 @@ impl Wireguard {
         gone: &[Key],
         new: &[&Peer],
     ) -> Result<(), Error> {
-        if !gone.is_empty() {
-            let traffic = self.traffic(control).await?;
-            let of = |peer| state.reading(peer, traffic.get(peer).copied().unwrap_or_default(), true);
-            let last: Vec<_> = gone.iter().map(of).collect();
-            state.last.extend(last);
-        }
+        let ends: Vec<_> = gone.iter().map(|peer| state.reading(peer, Traffic::NONE, true)).collect();
+        state.last.extend(ends);
         let removals = gone.chunks(REMOVALS).map(|some| some.iter().fold(Change::nothing(), Change::remove));
         let additions = new
             .chunks(ADDITIONS)
