@@ -19,23 +19,27 @@ const KEEP_EVERY: Duration = Duration::from_secs(1);
 /// Between two tries to put a message aside.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Follows the stream until shutdown begins.
-pub(crate) async fn usage(bus: Bus, ctx: Arc<Ctx>, position: Position, store: Store, shutdown: Shutdown) {
+/// Follows the stream until it is dropped.
+pub(crate) async fn usage(bus: Bus, ctx: Arc<Ctx>, position: Position) {
     let mut reader = bus.read::<Usage>(position);
+    let mut missed = 0;
+    loop {
+        for delivered in reader.next().await {
+            take(&bus, &ctx, delivered).await;
+        }
+        if reader.missed() > missed {
+            missed = reader.missed();
+            tracing::error!(missed, "the bus dropped usage before it was counted");
+        }
+    }
+}
+
+/// Keeps what was counted, until shutdown begins and a last time then.
+pub(crate) async fn keep_on(ctx: Arc<Ctx>, store: Store, shutdown: Shutdown) {
     let mut due = interval(KEEP_EVERY);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut missed = 0;
     while !shutdown.has_begun() {
         tokio::select! {
-            delivered = reader.next() => {
-                for delivered in delivered {
-                    take(&bus, &ctx, delivered).await;
-                }
-                if reader.missed() > missed {
-                    missed = reader.missed();
-                    tracing::error!(missed, "the bus dropped usage before it was counted");
-                }
-            }
             _ = due.tick() => keep(&ctx, &store).await,
             () = shutdown.begun() => {}
         }

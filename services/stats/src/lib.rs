@@ -57,7 +57,7 @@ pub async fn serve(bus: Bus, config: Config, shutdown: Shutdown) -> Result<(), c
     let (store, totals) = Store::open(&config.state_dir).await?;
     let position = totals.position;
     let ctx = Arc::new(Ctx { counted: Mutex::new(Counted { totals, recent: Recent::default() }), names });
-    shutdown
-        .spawn("follow usage", follow::usage(bus.clone(), ctx.clone(), position, store, shutdown.clone()));
+    shutdown.spawn_until("follow usage", follow::usage(bus.clone(), ctx.clone(), position));
+    shutdown.spawn("keep usage", follow::keep_on(ctx.clone(), store, shutdown.clone()));
     bus.service("stats", ctx).on(handlers::usage).on(handlers::top).run(&shutdown).await
 }

@@ -40,11 +40,15 @@ impl Bus {
     }
 
     async fn store(&self, subject: String, headers: HeaderMap, body: bytes::Bytes) -> Result<(), Error> {
-        let sent = self.jetstream.publish_with_headers(subject.clone(), headers, body).await;
-        let stored = match sent {
-            Ok(answer) => answer.await,
-            Err(error) => Err(error),
-        };
+        let unreachable =
+            || Error::new(Code::BUS_UNREACHABLE, format!("publish {subject}: the bus is not there"));
+        // What is published without a connection waits in it, and so would every further try.
+        if self.connection().is_none() {
+            return Err(unreachable());
+        }
+        let publish =
+            async { self.jetstream.publish_with_headers(subject.clone(), headers, body).await?.await };
+        let stored = self.while_connected(publish).await.ok_or_else(unreachable)?;
         stored.map(drop).map_err(|error| match Refusal::of_publish(&error) {
             Refusal::Final(error) => error,
             _ => jetstream_failed(&format!("publish {subject}"), &error),

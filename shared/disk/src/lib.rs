@@ -15,6 +15,7 @@ use std::{
     marker::PhantomData,
     ops::{Bound, RangeBounds},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 pub use key::Key;
@@ -64,9 +65,12 @@ impl<K: ?Sized, V> Table<K, V> {
 }
 
 /// A file of tables. One process has it open at a time.
+///
+/// After a failure, such as a full disk, redb answers nothing more from what it has open: the file is opened anew at the
+/// next use then.
 #[derive(Debug)]
 pub struct Disk {
-    database: Database,
+    database: Mutex<Option<Arc<Database>>>,
     path: PathBuf,
 }
 
@@ -74,22 +78,17 @@ impl Disk {
     /// Opens the file, or makes a new one with these tables; one that cannot be read is put aside, and the log says so.
     /// Blocks.
     pub fn open(path: &Path, tables: &[&'static str]) -> Result<Self, Error> {
-        let failed = |error: &(dyn std::error::Error + 'static)| failed(path, error);
-        let open = || Database::builder().set_cache_size(CACHE).create(path);
-        let opened = match open() {
-            Err(
-                error @ (DatabaseError::UpgradeRequired(_)
-                | DatabaseError::RepairAborted
-                | DatabaseError::Storage(StorageError::Corrupted(_))),
-            ) => {
+        let disk = Self { database: Mutex::default(), path: path.to_owned() };
+        let opened = match disk.create() {
+            Err(error) if is_unreadable(&error) => {
                 let aside = path.with_extension("broken");
-                std::fs::rename(path, &aside).map_err(|error| failed(&error))?;
+                std::fs::rename(path, &aside).map_err(|error| failed(path, &error))?;
                 tracing::error!(%error, aside = %aside.display(), "a file cannot be read; it begins anew");
-                open()
+                disk.create()
             }
             opened => opened,
         };
-        let disk = Self { database: opened.map_err(|error| failed(&error))?, path: path.to_owned() };
+        *disk.lock() = Some(Arc::new(opened.map_err(|error| failed(path, &error))?));
         let writing = disk.write()?;
         for name in tables {
             writing.table(Table::<[u8], ()>::new(name))?;
@@ -100,21 +99,55 @@ impl Disk {
 
     /// What is there now, for as long as it is read. Blocks, as all of this does.
     pub fn read(&self) -> Result<Reading<'_>, Error> {
-        let transaction = self.database.begin_read().map_err(|error| failed(&self.path, &error))?;
-        Ok(Reading { transaction, path: &self.path })
+        let transaction = self.database()?.begin_read().map_err(|error| self.failed(&error))?;
+        Ok(Reading { transaction, disk: self })
     }
 
     /// A change: all of it at [`Writing::commit`], or nothing. One at a time; others wait.
     pub fn write(&self) -> Result<Writing<'_>, Error> {
-        let transaction = self.database.begin_write().map_err(|error| failed(&self.path, &error))?;
-        Ok(Writing { transaction, path: &self.path })
+        let transaction = self.database()?.begin_write().map_err(|error| self.failed(&error))?;
+        Ok(Writing { transaction, disk: self })
+    }
+
+    fn database(&self) -> Result<Arc<Database>, Error> {
+        let mut database = self.lock();
+        if let Some(database) = database.as_ref() {
+            return Ok(database.clone());
+        }
+        let opened = Arc::new(self.create().map_err(|error| failed(&self.path, &error))?);
+        *database = Some(opened.clone());
+        Ok(opened)
+    }
+
+    fn create(&self) -> Result<Database, DatabaseError> {
+        Database::builder().set_cache_size(CACHE).create(&self.path)
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> Error {
+        *self.lock() = None;
+        failed(&self.path, error)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a file is none of ours, or none any more: also one that was being made when the disk was full.
+fn is_unreadable(error: &DatabaseError) -> bool {
+    match error {
+        DatabaseError::UpgradeRequired(_)
+        | DatabaseError::RepairAborted
+        | DatabaseError::Storage(StorageError::Corrupted(_)) => true,
+        DatabaseError::Storage(StorageError::Io(error)) => error.kind() == ErrorKind::InvalidData,
+        _ => false,
     }
 }
 
 /// What is there.
 pub struct Reading<'d> {
     transaction: redb::ReadTransaction,
-    path: &'d Path,
+    disk: &'d Disk,
 }
 
 impl Reading<'_> {
@@ -125,7 +158,7 @@ impl Reading<'_> {
         key: &K,
     ) -> Result<Option<V>, Error> {
         let table = self.table(table)?;
-        let found = table.get(key.bytes().as_slice()).map_err(|error| failed(self.path, &error))?;
+        let found = table.get(key.bytes().as_slice()).map_err(|error| self.disk.failed(&error))?;
         found.map(|value| self.decode(value.value())).transpose()
     }
 
@@ -137,10 +170,12 @@ impl Reading<'_> {
     {
         let mut rows = Vec::new();
         for row in self.range(table, &keys)? {
-            let (key, value) = row.map_err(|error| failed(self.path, &error))?;
+            let (key, value) = row.map_err(|error| self.disk.failed(&error))?;
             match (K::read(key.value()), postcard::from_bytes(value.value())) {
                 (Some(key), Ok(value)) => rows.push((key, value)),
-                _ => tracing::error!(path = %self.path.display(), table = table.name, "a row cannot be read"),
+                _ => {
+                    tracing::error!(path = %self.disk.path.display(), table = table.name, "a row cannot be read")
+                }
             }
         }
         Ok(rows)
@@ -177,8 +212,8 @@ impl Reading<'_> {
 
     fn row<K: Key + Sized, V: DeserializeOwned>(&self, row: Option<Row>) -> Result<Option<(K, V)>, Error> {
         let Some(row) = row else { return Ok(None) };
-        let (key, value) = row.map_err(|error| failed(self.path, &error))?;
-        let unreadable = || Error::Failed(format!("{}: a key cannot be read", self.path.display()));
+        let (key, value) = row.map_err(|error| self.disk.failed(&error))?;
+        let unreadable = || Error::Failed(format!("{}: a key cannot be read", self.disk.path.display()));
         Ok(Some((K::read(key.value()).ok_or_else(unreadable)?, self.decode(value.value())?)))
     }
 
@@ -189,19 +224,19 @@ impl Reading<'_> {
     ) -> Result<redb::Range<'static, &'static [u8], &'static [u8]>, Error> {
         let (from, to) = (keys.start_bound().map(Key::bytes), keys.end_bound().map(Key::bytes));
         let bounds = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
-        self.table(table)?.range::<&[u8]>(bounds).map_err(|error| failed(self.path, &error))
+        self.table(table)?.range::<&[u8]>(bounds).map_err(|error| self.disk.failed(&error))
     }
 
     fn table<K: ?Sized, V>(
         &self,
         table: Table<K, V>,
     ) -> Result<redb::ReadOnlyTable<&'static [u8], &'static [u8]>, Error> {
-        self.transaction.open_table(table.definition()).map_err(|error| failed(self.path, &error))
+        self.transaction.open_table(table.definition()).map_err(|error| self.disk.failed(&error))
     }
 
     fn decode<V: DeserializeOwned>(&self, bytes: &[u8]) -> Result<V, Error> {
         postcard::from_bytes(bytes)
-            .map_err(|error| Error::Failed(format!("{}: {error}", self.path.display())))
+            .map_err(|error| Error::Failed(format!("{}: {error}", self.disk.path.display())))
     }
 }
 
@@ -213,7 +248,7 @@ type Row = Result<
 /// A change that is being made.
 pub struct Writing<'d> {
     transaction: redb::WriteTransaction,
-    path: &'d Path,
+    disk: &'d Disk,
 }
 
 impl Writing<'_> {
@@ -234,27 +269,27 @@ impl Writing<'_> {
 
     /// A table, for several rows.
     pub fn rows<K: ?Sized, V>(&self, table: Table<K, V>) -> Result<Rows<'_, K, V>, Error> {
-        Ok(Rows { table: self.table(table)?, path: self.path, kind: PhantomData })
+        Ok(Rows { table: self.table(table)?, disk: self.disk, kind: PhantomData })
     }
 
     /// Makes the change, on disk when it returns.
     pub fn commit(self) -> Result<(), Error> {
-        let path = self.path;
-        self.transaction.commit().map_err(|error| failed(path, &error))
+        let disk = self.disk;
+        self.transaction.commit().map_err(|error| disk.failed(&error))
     }
 
     fn table<K: ?Sized, V>(
         &self,
         table: Table<K, V>,
     ) -> Result<redb::Table<'_, &'static [u8], &'static [u8]>, Error> {
-        self.transaction.open_table(table.definition()).map_err(|error| failed(self.path, &error))
+        self.transaction.open_table(table.definition()).map_err(|error| self.disk.failed(&error))
     }
 }
 
 /// A table that is being changed.
 pub struct Rows<'t, K: ?Sized, V> {
     table: redb::Table<'t, &'static [u8], &'static [u8]>,
-    path: &'t Path,
+    disk: &'t Disk,
     kind: PhantomData<fn(&K) -> V>,
 }
 
@@ -266,12 +301,12 @@ impl<K: Key + ?Sized, V> Rows<'_, K, V> {
     {
         let bytes = postcard::to_allocvec(value).map_err(|error| Error::Failed(error.to_string()))?;
         let put = self.table.insert(key.bytes().as_slice(), bytes.as_slice());
-        put.map(drop).map_err(|error| failed(self.path, &error))
+        put.map(drop).map_err(|error| self.disk.failed(&error))
     }
 
     /// Removes a row, if it is there.
     pub fn remove(&mut self, key: &K) -> Result<(), Error> {
-        self.table.remove(key.bytes().as_slice()).map(drop).map_err(|error| failed(self.path, &error))
+        self.table.remove(key.bytes().as_slice()).map(drop).map_err(|error| self.disk.failed(&error))
     }
 
     /// Removes rows; returns how many.
@@ -287,7 +322,7 @@ impl<K: Key + ?Sized, V> Rows<'_, K, V> {
             removed += 1;
             false
         });
-        all.map_err(|error| failed(self.path, &error))?;
+        all.map_err(|error| self.disk.failed(&error))?;
         Ok(removed)
     }
 
@@ -296,7 +331,7 @@ impl<K: Key + ?Sized, V> Rows<'_, K, V> {
     where
         K: Sized,
     {
-        let last = self.table.last().map_err(|error| failed(self.path, &error))?;
+        let last = self.table.last().map_err(|error| self.disk.failed(&error))?;
         Ok(last.and_then(|(key, _)| K::read(key.value())))
     }
 }

@@ -147,7 +147,7 @@ pub trait Engine: Send + Sync {
     async fn save(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error>;
 }
 
-/// A counter of an engine. It never falls while the engine runs.
+/// A counter of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     /// What the engine counts under: one user at a time.
@@ -156,6 +156,9 @@ pub struct Reading {
     pub user: Option<UserId>,
     /// What it stands at.
     pub traffic: Traffic,
+    /// The engine may have begun it anew: where it reads less than before, all of it is new. Without this, less than
+    /// before is an old reading.
+    pub falls: bool,
     /// The engine forgets this counter: an entry of that name counts from nothing.
     pub ends: bool,
 }

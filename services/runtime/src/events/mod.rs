@@ -45,6 +45,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// So many events wait for the bus, at some 100 bytes each; with more the oldest are given up, and the log says so.
 const WAITING_MAX: u64 = 100_000;
 
+/// Of many that wait, those that were told are forgotten so often.
+const FORGET_EVERY: u64 = 64;
+
 /// What happens to containers.
 pub(crate) struct Events {
     node: NodeName,
@@ -56,7 +59,7 @@ pub(crate) struct Events {
     wake: Notify,
     record: Mutex<Option<Arc<Record>>>,
     /// Events up to here have been told.
-    told: AtomicU64,
+    told: Arc<AtomicU64>,
     more: Notify,
 }
 
@@ -78,7 +81,7 @@ impl Events {
             gap: AtomicBool::new(true),
             wake: Notify::new(),
             record: Mutex::default(),
-            told: AtomicU64::new(0),
+            told: Arc::default(),
             more: Notify::new(),
         }
     }
@@ -163,9 +166,9 @@ impl Events {
             }),
             traceparent: happened.traceparent,
         });
-        let (events, told) = (events.collect::<Vec<_>>(), self.told.load(Ordering::Relaxed));
+        let (events, told) = (events.collect::<Vec<_>>(), self.told.clone());
         blocking(move || {
-            let given_up = record.take(known, &events, told, WAITING_MAX)?;
+            let given_up = record.take(known, &events, &told, WAITING_MAX)?;
             if given_up > 0 {
                 tracing::error!(given_up, "events that the bus was not there for are given up");
             }
@@ -203,7 +206,7 @@ impl Events {
         let record = self.open().await?;
         blocking(move || {
             let next = record.next_waiting(told)?;
-            if next.is_none() && told > 0 {
+            if told > 0 && (next.is_none() || told.is_multiple_of(FORGET_EVERY)) {
                 record.forget(told)?;
             }
             Ok(next)
@@ -222,11 +225,11 @@ impl Events {
             sleep(RETRY_AFTER).await;
         }
         loop {
-            let told = self.told.load(Ordering::Relaxed);
+            let told = self.told.load(Ordering::SeqCst);
             match self.next_waiting(told).await {
                 Ok(Some((sequence, waiting))) => {
                     tell(&bus, &waiting).await;
-                    self.told.store(sequence, Ordering::Relaxed);
+                    self.told.store(sequence, Ordering::SeqCst);
                 }
                 Ok(None) => self.more.notified().await,
                 Err(error) => {

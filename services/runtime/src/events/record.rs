@@ -2,7 +2,10 @@
 
 use std::{
     path::Path,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use contract::{ServerName, runtime::ContainerEvent};
@@ -50,11 +53,13 @@ impl Record {
         &self,
         known: Known,
         events: &[Waiting],
-        told: u64,
+        told: &AtomicU64,
         most: u64,
     ) -> Result<usize, Error> {
         let before = self.known();
         let writing = self.disk.write()?;
+        // While nothing else is written: what is forgotten has been counted in here by now.
+        let told = told.load(Ordering::SeqCst);
         let given_up = {
             let mut table = writing.rows(KNOWN)?;
             for server in before.0.keys().filter(|server| !known.0.contains_key(*server)) {

@@ -12,7 +12,7 @@ mod journal;
 mod tell;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     path::PathBuf,
     sync::{
         Arc,
@@ -32,7 +32,7 @@ use futures::future::join_all;
 use journal::{Counted, Journal, Run, Step};
 use tokio::{
     sync::{Mutex, MutexGuard, Notify},
-    time::{Instant, MissedTickBehavior, interval},
+    time::{Instant, MissedTickBehavior, interval, timeout},
 };
 use uuid::Uuid;
 
@@ -45,6 +45,8 @@ use crate::{
 const FILE: &str = "usage.redb";
 /// Between two readings of an engine.
 const READ_EVERY: Duration = Duration::from_secs(1);
+/// An engine that does not answer within this is asked again later.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 /// An engine that takes long to answer is left alone for so many times as long.
 const READ_PAUSE: u32 = 20;
 /// So many messages wait for the bus, ten minutes of them; from then on what is added goes into the last one. So what
@@ -67,12 +69,16 @@ struct State {
     journal: Option<Arc<Journal>>,
     serving: BTreeMap<ServerId, Serving>,
     runs: HashMap<ServerId, Run>,
+    /// Engines whose counters are not ours: what they stand at first counts as counted.
+    found: HashSet<ServerId>,
     /// What was added, and is in no message yet.
     added: HashMap<ServerId, HashMap<UserId, Traffic>>,
     names: HashMap<ServerId, ServerName>,
     /// What the journal does not know yet.
     step: Step,
     next: u64,
+    /// Messages up to here have been forgotten.
+    forgotten: u64,
     /// Since when, in milliseconds since 1970.
     since: i64,
 }
@@ -80,10 +86,13 @@ struct State {
 #[derive(Clone)]
 struct Serving {
     engine: Arc<dyn Engine>,
-    /// Its counters are not ours: what they stand at first counts as counted.
-    found: bool,
+    run: String,
+    /// It was started by us, just now.
+    started: bool,
     /// It is not read before.
     not_before: Instant,
+    /// Read by one at a time, so that what is read later is counted later.
+    reading: Arc<Mutex<()>>,
 }
 
 impl Meter {
@@ -105,11 +114,10 @@ impl Meter {
         let mut failing = false;
         loop {
             due.tick().await;
-            self.read_all().await;
-            match self.keep().await {
+            match self.read_and_keep().await {
                 Ok(()) => failing = false,
                 Err(error) if !failing => {
-                    tracing::error!(%error, "what users send and receive is counted, and cannot be kept");
+                    tracing::error!(%error, "what users send and receive cannot be kept");
                     failing = true;
                 }
                 Err(_) => {}
@@ -117,42 +125,42 @@ impl Meter {
         }
     }
 
+    async fn read_and_keep(&self) -> Result<(), Error> {
+        let mut state = self.state.lock().await;
+        if state.journal.is_none() && (!state.serving.is_empty() || self.path.exists()) {
+            self.open(&mut state).await?;
+        }
+        drop(state);
+        self.read_all().await;
+        self.keep().await
+    }
+
     /// The engine of a server serves in the process `pid`. `started` says that it was started just now, by us.
     pub(crate) async fn serves(&self, server: &Server, engine: Arc<dyn Engine>, pid: u32, started: bool) {
         // What the adapter that is replaced knows of who left is known to no other.
         self.read(server.id).await;
         let mut state = self.state.lock().await;
-        if let Err(error) = self.open(&mut state).await {
-            tracing::error!(%error, server = %server.name, "what its users send and receive is not counted");
-            return;
-        }
-        let id = run_of(pid);
-        let is_new = state.journal.as_ref().is_some_and(|journal| journal.is_new);
-        let found = match state.runs.get(&server.id) {
-            Some(run) if run.id == id => state.serving.get(&server.id).is_some_and(|serving| serving.found),
-            known => {
-                let found = known.is_none() && is_new && !started;
-                state.runs.insert(server.id, Run { id: id.clone(), counted: HashMap::new() });
-                state.step.counted.retain(|(of, _), _| *of != server.id);
-                state.step.runs.insert(server.id, Some(id));
-                found
-            }
-        };
+        let reading = state.serving.get(&server.id).map(|before| before.reading.clone()).unwrap_or_default();
+        let serving = Serving { engine, run: run_of(pid), started, not_before: Instant::now(), reading };
         state.names.insert(server.id, server.name.clone());
-        state.serving.insert(server.id, Serving { engine, found, not_before: Instant::now() });
+        state.serving.insert(server.id, serving);
+        if state.journal.is_some() {
+            state.begin(server.id);
+        } else if let Err(error) = self.open(&mut state).await {
+            tracing::error!(%error, server = %server.name, "what its users send and receive is not counted yet");
+        }
     }
 
-    /// The engine of a server is about to be stopped, or started: what it counts from now on is of no run that is
-    /// known.
+    /// The engine of a server is about to be stopped, or to be started anew.
     pub(crate) async fn stops(&self, server: ServerId) {
         self.read(server).await;
-        self.state.lock().await.serving.remove(&server);
     }
 
     /// The server is gone, and its engine with it.
     pub(crate) async fn gone(&self, server: ServerId) {
         let mut state = self.state.lock().await;
         state.serving.remove(&server);
+        state.found.remove(&server);
         if state.runs.remove(&server).is_some() {
             state.step.counted.retain(|(of, _), _| *of != server);
             state.step.runs.insert(server, None);
@@ -160,9 +168,6 @@ impl Meter {
     }
 
     async fn open(&self, state: &mut MutexGuard<'_, State>) -> Result<(), Error> {
-        if state.journal.is_some() {
-            return Ok(());
-        }
         let path = self.path.clone();
         let (journal, runs, next) = blocking(move || {
             let journal = Journal::open(&path)?;
@@ -176,6 +181,9 @@ impl Meter {
         state.step.runs.extend(over.into_keys().map(|server| (server, None)));
         (state.journal, state.runs, state.next) = (Some(Arc::new(journal)), alive, next);
         state.since = now();
+        for server in state.serving.keys().copied().collect::<Vec<_>>() {
+            state.begin(server);
+        }
         // What waits from before.
         self.more.notify_one();
         Ok(())
@@ -189,29 +197,33 @@ impl Meter {
     }
 
     async fn read(&self, server: ServerId) {
-        let (serving, run) = {
-            let state = self.state.lock().await;
-            let Some(serving) = state.serving.get(&server).cloned() else { return };
-            (serving, state.runs.get(&server).map(|run| run.id.clone()))
-        };
+        let Some(reading) = self.serving(server).await.map(|serving| serving.reading) else { return };
+        let _one_at_a_time = reading.lock().await;
+        let Some(serving) = self.serving(server).await else { return };
         let asked = Instant::now();
-        let answer = serving.engine.usage().await;
-        let not_before = Instant::now() + asked.elapsed() * READ_PAUSE;
-        let readings = match answer {
-            Ok(readings) => readings,
-            Err(error) => {
-                tracing::debug!(%error, "an engine does not say what its users send and receive");
-                return;
-            }
-        };
+        let answer = timeout(READ_WITHIN, serving.engine.usage()).await;
         let mut state = self.state.lock().await;
-        // What was read of a run that ended meanwhile says nothing about the next one.
-        if state.runs.get(&server).map(|run| &run.id) == run.as_ref()
-            && let Some(serving) = state.serving.get_mut(&server)
-        {
-            serving.not_before = not_before;
-            state.count(server, readings);
+        let Some(now) = state.serving.get_mut(&server).filter(|now| now.run == serving.run) else { return };
+        if !is_alive(&serving.run) {
+            // Whoever answered was another run, which counts from nothing.
+            state.serving.remove(&server);
+            return;
         }
+        now.not_before = Instant::now() + asked.elapsed() * READ_PAUSE;
+        match answer {
+            Ok(Ok(readings)) => state.count(server, readings),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "an engine does not say what its users send and receive");
+            }
+            Err(_) => tracing::debug!("an engine takes too long to say what its users send and receive"),
+        }
+    }
+
+    /// What serves, where it can be counted.
+    async fn serving(&self, server: ServerId) -> Option<Serving> {
+        let state = self.state.lock().await;
+        state.journal.as_ref()?;
+        state.serving.get(&server).cloned()
     }
 
     /// Makes messages of what was added, and keeps them with what the counters stand at.
@@ -219,7 +231,7 @@ impl Meter {
         let mut state = self.state.lock().await;
         let Some(journal) = state.journal.clone() else { return Ok(()) };
         let told = self.told.load(Ordering::Relaxed);
-        if state.step.is_empty() && state.added.is_empty() {
+        if state.step.is_empty() && state.added.is_empty() && told == state.forgotten {
             return Ok(());
         }
         let (until, next) = (now(), state.next);
@@ -234,18 +246,15 @@ impl Meter {
         let mut step = std::mem::take(&mut state.step);
         step.told = told;
         step.messages = state.messages(&self.node, journal.boot, until, waiting);
-        let (step, taken) = blocking(move || {
-            let taken = journal.take(&step);
-            Ok((step, taken))
-        })
-        .await?;
-        if let Err(error) = taken {
-            state.take_back(step);
+        let step = Arc::new(step);
+        let taking = step.clone();
+        if let Err(error) = blocking(move || journal.take(&taking)).await {
+            state.take_back(&step);
             return Err(error);
         }
         state.next = step.messages.last().map_or(next, |(sequence, _)| sequence + 1).max(next);
         state.added.clear();
-        state.since = until;
+        (state.since, state.forgotten) = (until, told);
         drop(state);
         self.more.notify_one();
         Ok(())
@@ -253,14 +262,38 @@ impl Meter {
 }
 
 impl State {
+    /// What is known of the run in which a server's engine serves.
+    fn begin(&mut self, server: ServerId) {
+        let Some(Serving { run, started, .. }) = self.serving.get(&server) else { return };
+        let known = self.runs.get(&server);
+        if known.is_some_and(|known| known.id == *run) {
+            return;
+        }
+        let is_new = self.journal.as_ref().is_some_and(|journal| journal.is_new);
+        if known.is_none() && is_new && !started {
+            self.found.insert(server);
+        } else {
+            self.found.remove(&server);
+        }
+        let run = run.clone();
+        self.step.counted.retain(|(of, _), _| *of != server);
+        self.step.runs.insert(server, Some(run.clone()));
+        self.runs.insert(server, Run { id: run, counted: HashMap::new() });
+    }
+
     fn count(&mut self, server: ServerId, readings: Vec<Reading>) {
         let Some(run) = self.runs.get_mut(&server) else { return };
-        let Some(serving) = self.serving.get_mut(&server) else { return };
-        let found = std::mem::take(&mut serving.found);
-        for Reading { entry, user, traffic, ends } in readings {
+        let found = self.found.remove(&server);
+        for Reading { entry, user, traffic, falls, ends } in readings {
             let before = run.counted.get(&entry).copied();
             let counted = before.map_or(Traffic::NONE, |before| before.traffic);
             let user = user.or(before.and_then(|before| before.user));
+            if user.is_none() && before.is_none() && !found {
+                // Nobody knows yet whose it is: all of it is counted when somebody does.
+                continue;
+            }
+            let fell = !ends && (traffic.up < counted.up || traffic.down < counted.down);
+            let counted = if fell && falls { Traffic::NONE } else { counted };
             let more = if found { Traffic::NONE } else { traffic.since(counted) };
             if let Some(user) = user.filter(|_| more != Traffic::NONE) {
                 *self.added.entry(server).or_default().entry(user).or_default() += more;
@@ -287,6 +320,7 @@ impl State {
     ) -> Vec<(u64, Usage)> {
         let mut added = self.added.clone();
         let mut messages: Vec<_> = last.into_iter().collect();
+        let mut room = 0;
         for (_, Usage::V1(usage)) in &mut messages {
             usage.until_millis = until;
             for server in &mut usage.servers {
@@ -295,9 +329,9 @@ impl State {
                     entry.traffic += users.remove(&entry.user).unwrap_or_default();
                 }
             }
+            room = ENTRIES_MAX.saturating_sub(usage.entries());
         }
         let mut next = self.next;
-        let mut room = 0;
         for (server_id, users) in added {
             let Some(server) = self.names.get(&server_id) else { continue };
             let mut users = users.into_iter().map(|(user, traffic)| UserUsage { user, traffic }).peekable();
@@ -317,7 +351,12 @@ impl State {
                 let users: Vec<_> = users.by_ref().take(room).collect();
                 room -= users.len();
                 if let Some((_, Usage::V1(usage))) = messages.last_mut() {
-                    usage.servers.push(ServerUsage { server: server.clone(), server_id, users });
+                    match usage.servers.iter_mut().find(|of| of.server_id == server_id) {
+                        Some(of) => of.users.extend(users),
+                        None => {
+                            usage.servers.push(ServerUsage { server: server.clone(), server_id, users });
+                        }
+                    }
                 }
             }
         }
@@ -325,12 +364,12 @@ impl State {
     }
 
     /// What could not be kept is kept with what comes.
-    fn take_back(&mut self, step: Step) {
-        for (key, counted) in step.counted {
-            self.step.counted.entry(key).or_insert(counted);
+    fn take_back(&mut self, step: &Step) {
+        for (key, counted) in &step.counted {
+            self.step.counted.entry(key.clone()).or_insert(*counted);
         }
-        for (server, run) in step.runs {
-            self.step.runs.entry(server).or_insert(run);
+        for (server, run) in &step.runs {
+            self.step.runs.entry(*server).or_insert_with(|| run.clone());
         }
     }
 }

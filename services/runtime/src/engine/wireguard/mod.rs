@@ -90,7 +90,8 @@ struct State {
 
 impl State {
     fn reading(&self, peer: &Key, traffic: Traffic, ends: bool) -> Reading {
-        Reading { entry: STANDARD.encode(peer), user: self.users.get(peer).copied(), traffic, ends }
+        let user = self.users.get(peer).copied();
+        Reading { entry: STANDARD.encode(peer), user, traffic, falls: true, ends }
     }
 }
 
@@ -129,14 +130,15 @@ impl Wireguard {
         gone: &[Key],
         new: &[&Peer],
     ) -> Result<(), Error> {
-        let ends: Vec<_> = gone.iter().map(|peer| state.reading(peer, Traffic::NONE, true)).collect();
-        state.last.extend(ends);
-        let removals = gone.chunks(REMOVALS).map(|some| some.iter().fold(Change::nothing(), Change::remove));
-        let additions = new
-            .chunks(ADDITIONS)
-            .map(|some| some.iter().fold(Change::nothing(), |change, peer| change.add(peer)));
-        for change in removals.chain(additions) {
-            control.set(change).await.map_err(|error| self.failed("refused a change", &error))?;
+        let refused = |error: io::Error| self.failed("refused a change", &error);
+        for some in gone.chunks(REMOVALS) {
+            control.set(some.iter().fold(Change::nothing(), Change::remove)).await.map_err(refused)?;
+            let ends: Vec<_> = some.iter().map(|peer| state.reading(peer, Traffic::NONE, true)).collect();
+            state.last.extend(ends);
+        }
+        for some in new.chunks(ADDITIONS) {
+            let change = some.iter().fold(Change::nothing(), |change, peer| change.add(peer));
+            control.set(change).await.map_err(refused)?;
         }
         Ok(())
     }
@@ -170,6 +172,8 @@ impl Engine for Wireguard {
         let mut state = self.state.lock().await;
         state.secret = server.secret.clone();
         state.peers.clear();
+        state.users.clear();
+        state.last.clear();
         // A socket of the last run would refuse connections, which looks like a device that does not come up.
         match tokio::fs::remove_file(&self.socket).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

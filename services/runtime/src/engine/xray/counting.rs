@@ -75,21 +75,16 @@ impl Counting {
 
     /// All counters.
     pub(super) async fn all(&self) -> Result<Vec<Reading>, Error> {
-        // Before the counters of all: they are older, and what is older must not come later.
-        let mut found = std::mem::take(&mut self.lock().last);
-        match self.api.traffic().await {
-            Ok(counters) => {
-                let state = self.lock();
-                found.extend(readings(counters, &state.users));
-                Ok(found)
-            }
-            Err(error) => {
-                let mut state = self.lock();
-                found.append(&mut state.last);
-                state.last = found;
-                Err(error)
-            }
-        }
+        let counters = self.api.traffic().await?;
+        let mut state = self.lock();
+        let mut found = std::mem::take(&mut state.last);
+        found.extend(readings(counters, &state.users));
+        Ok(found)
+    }
+
+    /// The engine starts anew, and counts from nothing.
+    pub(super) fn forget(&self) {
+        *self.lock() = State::default();
     }
 
     async fn read(&self, entries: &[String]) -> Result<HashMap<String, Traffic>, Error> {
@@ -117,6 +112,6 @@ fn readings(
 ) -> impl Iterator<Item = Reading> {
     counters.into_iter().map(|(entry, traffic)| {
         let user = users.get(&entry).copied();
-        Reading { entry, user, traffic, ends: false }
+        Reading { entry, user, traffic, falls: false, ends: false }
     })
 }

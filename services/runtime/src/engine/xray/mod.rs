@@ -129,6 +129,7 @@ impl Engine for Xray {
     async fn prepare(&self, server: &EngineServer, users: &[EngineUser]) -> Result<(), Error> {
         api::check_path(&self.place.inside.join(config::API_SOCKET))?;
         api::check_path(&self.place.run_dir.join(config::API_SOCKET))?;
+        self.users.forget();
         let (run_dir, sessions) = (self.place.run_dir.clone(), Arc::clone(&self.sessions));
         blocking(move || {
             make_directory(&run_dir)

@@ -99,6 +99,11 @@ impl Users {
         Ok(converged)
     }
 
+    /// The engine starts anew.
+    pub(super) fn forget(&self) {
+        self.counting.forget();
+    }
+
     /// What they have sent and received.
     pub(super) async fn usage(&self) -> Result<Vec<Reading>, Error> {
         self.counting.all().await
