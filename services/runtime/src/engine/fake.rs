@@ -25,6 +25,7 @@ struct State {
     saved: usize,
     /// The next calls that fail.
     failures: usize,
+    counters: Vec<Reading>,
 }
 
 impl Fake {
@@ -41,6 +42,11 @@ impl Fake {
     /// How often its file was written.
     pub(crate) fn saved(&self) -> usize {
         self.lock().saved
+    }
+
+    /// Its counters stand there.
+    pub(crate) fn counts(&self, counters: Vec<Reading>) {
+        self.lock().counters = counters;
     }
 
     /// Its next calls fail.
@@ -102,7 +108,7 @@ impl Engine for Fake {
     }
 
     async fn usage(&self) -> Result<Vec<Reading>, Error> {
-        Ok(Vec::new())
+        Ok(self.lock().counters.clone())
     }
 
     async fn save(&self, _: &EngineServer, _: &[EngineUser]) -> Result<(), Error> {

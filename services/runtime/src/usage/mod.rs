@@ -389,3 +389,6 @@ fn is_alive(run: &str) -> bool {
 fn now() -> i64 {
     Timestamp::now().as_millisecond()
 }
+
+#[cfg(test)]
+mod tests;
