@@ -61,6 +61,8 @@ pub(crate) struct Meter {
     /// Messages up to here have been told.
     told: AtomicU64,
     more: Notify,
+    /// The first engine serves.
+    begun: Notify,
 }
 
 #[derive(Default)]
@@ -104,11 +106,16 @@ impl Meter {
             state: Mutex::default(),
             told: AtomicU64::new(0),
             more: Notify::new(),
+            begun: Notify::new(),
         }
     }
 
     /// Reads the engines every so often, for ever.
     pub(crate) async fn run(&self) {
+        // A node that never had a server has nothing to do.
+        if !self.path.exists() {
+            self.begun.notified().await;
+        }
         let mut due = interval(READ_EVERY);
         due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
@@ -142,6 +149,7 @@ impl Meter {
         let mut state = self.state.lock().await;
         let reading = state.serving.get(&server.id).map(|before| before.reading.clone()).unwrap_or_default();
         let serving = Serving { engine, run: run_of(pid), started, not_before: Instant::now(), reading };
+        self.begun.notify_one();
         state.names.insert(server.id, server.name.clone());
         state.serving.insert(server.id, serving);
         if state.journal.is_some() {
