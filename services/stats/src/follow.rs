@@ -6,18 +6,16 @@ use std::{
 };
 
 use bus::{
-    Bus, Shutdown,
+    Bus, Shutdown, insist,
     reader::{Delivered, Position},
 };
 use contract::usage::Usage;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{Counted, Ctx, store::Store};
 
 /// Between two times that what was counted is kept. What a crash takes is counted anew from the stream.
 const KEEP_EVERY: Duration = Duration::from_secs(1);
-/// Between two tries to put a message aside.
-const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 /// Follows the stream until it is dropped.
 pub(crate) async fn usage(bus: Bus, ctx: Arc<Ctx>, position: Position) {
@@ -58,10 +56,7 @@ async fn take(bus: &Bus, ctx: &Ctx, delivered: Delivered<Usage>) {
         }
         Err(error) => {
             tracing::error!(%error, "a message about usage goes to the dead letters");
-            while let Err(error) = delivered.bury(bus, error).await {
-                tracing::debug!(%error, "it cannot be put aside yet");
-                sleep(RETRY_AFTER).await;
-            }
+            insist("put it aside", || delivered.bury(bus, error)).await;
         }
     }
     ctx.counted().totals.position = delivered.position;

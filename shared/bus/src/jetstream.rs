@@ -15,7 +15,8 @@ use async_nats::{
     },
 };
 use contract::{Code, Error};
-use futures::{StreamExt, future::ready, stream::BoxStream};
+use futures::{FutureExt, StreamExt, future::ready, stream::BoxStream};
+use tokio::sync::watch;
 
 use crate::{Bus, error::jetstream_failed};
 
@@ -173,6 +174,34 @@ pub(crate) async fn consumer(stream: &Stream, config: pull::Config) -> Result<Pu
 /// What a consumer hands out. One that is missing, because it was on its way when a connection broke, is an error in
 /// its place: the server takes it for delivered, and goes on with the next one on the next connection.
 pub(crate) type Messages = BoxStream<'static, Result<Message, Error>>;
+
+/// The next message and those behind it that are there already, `most` in all; and whether nothing more comes this way,
+/// because the connection was made anew or the consumer is gone. Who drops the wait misses nothing.
+pub(crate) async fn ready_ones(
+    messages: &mut Messages,
+    connects: &mut watch::Receiver<u64>,
+    most: usize,
+) -> (Vec<Message>, bool) {
+    let mut taken = Vec::new();
+    let mut next = tokio::select! {
+        message = messages.next() => message,
+        // What was under way when the connection broke is lost.
+        _ = connects.changed() => None,
+    };
+    loop {
+        match next {
+            Some(Ok(message)) => taken.push(message),
+            Some(Err(_)) | None => return (taken, true),
+        }
+        if taken.len() >= most {
+            return (taken, false);
+        }
+        match messages.next().now_or_never() {
+            Some(message) => next = message,
+            None => return (taken, false),
+        }
+    }
+}
 
 /// Messages of a consumer that has handed out `delivered` so far, and how they are asked for: as many as are worked on
 /// at once.

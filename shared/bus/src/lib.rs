@@ -10,6 +10,7 @@
 //! - [`feed`]     state as it changed: every revision once and in order, across restarts
 //! - [`stream`]   typed streams, and the stream of dead letters
 //! - [`reader`]   a typed stream from a position on
+//! - [`insist()`] what has to happen however long the bus is away
 //! - [`origin`]   who caused what is being done, and the headers that say so
 //! - [`start`]    starting while the bus is not there yet
 //! - [`shutdown`] tracked tasks and one deadline for all of them
@@ -21,6 +22,7 @@ pub mod config;
 mod connection;
 pub mod error;
 pub mod feed;
+mod insist;
 mod jetstream;
 pub mod origin;
 pub mod overhear;
@@ -35,6 +37,7 @@ pub use bucket::{Bucket, Entry, Write};
 pub use config::{Auth, Config};
 pub use connection::Bus;
 pub use feed::Feed;
+pub use insist::insist;
 pub use origin::Origin;
 pub use reader::Reader;
 pub use service::Service;

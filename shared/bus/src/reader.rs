@@ -11,7 +11,6 @@ use async_nats::{
     },
 };
 use contract::{Code, Error, Streamed};
-use futures::{FutureExt, StreamExt};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
@@ -112,28 +111,10 @@ impl<M: Streamed> Reader<M> {
             self.subscribe().await?;
         }
         let Some(messages) = &mut self.messages else { return Ok(Vec::new()) };
-        let first = tokio::select! {
-            message = messages.next() => message,
-            // What was under way when the connection broke is lost: ask again from what was read last.
-            _ = self.connects.changed() => None,
-        };
-        let mut taken = Vec::new();
-        let mut next = first;
-        loop {
-            match next {
-                Some(Ok(message)) => taken.push(message),
-                Some(Err(_)) | None => {
-                    self.messages = None;
-                    break;
-                }
-            }
-            if taken.len() >= AT_ONCE {
-                break;
-            }
-            match messages.next().now_or_never() {
-                Some(message) => next = message,
-                None => break,
-            }
+        let (taken, ended) = jetstream::ready_ones(messages, &mut self.connects, AT_ONCE).await;
+        if ended {
+            // Asked for again from what was read last.
+            self.messages = None;
         }
         Ok(taken.into_iter().filter_map(|message| self.take_in(message)).collect())
     }

@@ -18,7 +18,7 @@ use async_nats::{
     },
 };
 use contract::{Code, Error, State};
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use futures::{FutureExt, future::BoxFuture};
 use telemetry::context::TRACEPARENT;
 use tokio::{
     sync::watch,
@@ -216,29 +216,13 @@ impl<S: State> Watch<S> {
             }
             return Vec::new();
         };
-        let first = tokio::select! {
-            message = messages.next() => message,
-            // What was under way when the connection broke is lost: ask again from what was seen last.
-            _ = self.connects.changed() => None,
-        };
-        let mut changes = Vec::new();
-        let mut next = first;
-        loop {
-            match next {
-                Some(Ok(message)) => changes.extend(take_in(&mut self.seen, &Arc::new(message))),
-                Some(Err(_)) | None => {
-                    self.messages = None;
-                    return changes;
-                }
-            }
-            if changes.len() >= AT_ONCE {
-                return changes;
-            }
-            match messages.next().now_or_never() {
-                Some(message) => next = message,
-                None => return changes,
-            }
+        let (taken, ended) = jetstream::ready_ones(messages, &mut self.connects, AT_ONCE).await;
+        if ended {
+            // Asked for again from what was seen last.
+            self.messages = None;
         }
+        let messages = taken.into_iter().map(Arc::new);
+        messages.filter_map(|message| take_in(&mut self.seen, &message)).collect()
     }
 }
 

@@ -262,11 +262,6 @@ impl Writing<'_> {
         self.rows(table)?.put(key, value)
     }
 
-    /// Removes a row, if it is there.
-    pub fn remove<K: Key + ?Sized, V>(&self, table: Table<K, V>, key: &K) -> Result<(), Error> {
-        self.rows(table)?.remove(key)
-    }
-
     /// A table, for several rows.
     pub fn rows<K: ?Sized, V>(&self, table: Table<K, V>) -> Result<Rows<'_, K, V>, Error> {
         Ok(Rows { table: self.table(table)?, disk: self.disk, kind: PhantomData })

@@ -83,7 +83,7 @@ async fn users_leave(bus: Bus, users: Vec<String>) {
 }
 
 /// What can be killed.
-async fn kill(house: &mut House, part: &'static str) {
+pub(crate) async fn kill(house: &mut House, part: &'static str) {
     match part {
         "bus" => {
             let pid = fs::read_to_string(house.data().join("bus/pid")).unwrap();

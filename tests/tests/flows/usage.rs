@@ -15,7 +15,10 @@ use testkit::{
     programs::program, wait::eventually, wireguard_client::WireguardClient, xray_client::XrayClient,
 };
 
-use crate::world::{Dice, SOON, World, named};
+use crate::{
+    chaos::kill,
+    world::{Dice, SOON, World, named},
+};
 
 /// Users of Xray's servers.
 const USERS: usize = 40;
@@ -87,16 +90,7 @@ async fn each_byte_is_counted_once_whatever_is_killed() {
         let house = &mut world.house;
         tokio::join!(fetching, async {
             tokio::time::sleep(pause).await;
-            match part {
-                "nats" => {
-                    house.nats_server().kill();
-                    house.nats_server().restart().await;
-                }
-                service => {
-                    house.kill(service);
-                    house.begin(service);
-                }
-            }
+            kill(house, part).await;
         });
         for (user, size) in names.iter().zip(&sizes) {
             *sent.get_mut(user.as_str()).unwrap() += size;

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use bus::{Bus, origin};
+use bus::{Bus, insist, origin};
 use contract::{
     NodeName, ServerName, Timestamp,
     runtime::{ContainerEvent, ContainerEventKind, ContainerEventV1},
@@ -40,7 +40,7 @@ use crate::{backend::ContainerRuntime, config::LOOK_EVERY};
 const FILE: &str = "events.redb";
 /// So many observations wait to be taken note of; with more, what is there is listed instead.
 const SEEN_MAX: usize = 1_024;
-/// Between two tries, while the bus or the daemon is away.
+/// Between two tries, while the daemon is away or the disk is full.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 /// So many events wait for the bus, at some 100 bytes each; with more the oldest are given up, and the log says so.
 const WAITING_MAX: u64 = 100_000;
@@ -220,10 +220,7 @@ impl Events {
         while !self.is_kept().await {
             self.more.notified().await;
         }
-        while let Err(error) = bus.own_stream::<ContainerEvent>().await {
-            tracing::debug!(%error, "the stream of events is not there yet");
-            sleep(RETRY_AFTER).await;
-        }
+        insist("make the stream of events", || bus.own_stream::<ContainerEvent>()).await;
         loop {
             let told = self.told.load(Ordering::SeqCst);
             match self.next_waiting(told).await {
@@ -253,12 +250,5 @@ async fn tell(bus: &Bus, waiting: &Waiting) {
     );
     // A daemon carries no trace: the container's label has the one that made it.
     origin::reminds_of(&span, &origin::trace_from(waiting.traceparent.as_deref()));
-    async {
-        while let Err(error) = bus.publish(&waiting.event).await {
-            tracing::debug!(%error, "an event cannot be told yet");
-            sleep(RETRY_AFTER).await;
-        }
-    }
-    .instrument(span)
-    .await;
+    insist("tell an event", || bus.publish(&waiting.event)).instrument(span).await;
 }

@@ -63,7 +63,7 @@ impl Instance {
         let backend = self.ctx.backend.clone();
         match action {
             Action::Remove(server) => {
-                self.stops_counting(actual).await;
+                self.read_counters(actual).await;
                 let removed = backend.remove(server).instrument(info_span!("remove container")).await;
                 self.serving = None;
                 removed?;
@@ -94,7 +94,7 @@ impl Instance {
                 self.saved().await;
                 let (Some(made), Order::Serve(server, roster)) = (&self.made, order) else { return Ok(()) };
                 self.serving = None;
-                self.stops_counting(actual).await;
+                self.read_counters(actual).await;
                 self.started = true;
                 self.report(InstanceState::Starting);
                 self.pace.started(Instant::now());
@@ -105,7 +105,7 @@ impl Instance {
                 backend.start(&made.spec).instrument(start).await?;
             }
             Action::Stop(server) => {
-                self.stops_counting(actual).await;
+                self.read_counters(actual).await;
                 let stop = info_span!("stop container", container.runtime = backend.name());
                 backend.stop(server, STOP_GRACE).instrument(stop).await?;
             }
@@ -140,20 +140,20 @@ impl Instance {
             self.learn_later();
         }
         let started = std::mem::take(&mut self.started);
-        self.ctx.meter.serves(server, engine, pid, started).await;
+        self.ctx.meter.serves((server.id, &server.name), engine, pid, started).await;
         self.serving = Some(Serving { pid });
         self.save_later();
         self.report(InstanceState::Running);
         Ok(())
     }
 
-    /// What the engine counts from now on, as it ends or begins, is of no run that is known.
-    async fn stops_counting(&self, actual: Option<&Container>) {
+    /// The engine is about to end: what it has counted is read a last time.
+    async fn read_counters(&self, actual: Option<&Container>) {
         let wanted = self.made.as_ref().map(|made| made.wanted.server_id);
         let servers: BTreeSet<_> =
             wanted.into_iter().chain(actual.map(|container| container.server_id)).collect();
         for server in servers {
-            self.ctx.meter.stops(server).await;
+            self.ctx.meter.read(server).await;
         }
     }
 

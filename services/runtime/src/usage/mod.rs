@@ -23,7 +23,7 @@ use std::{
 
 use contract::{
     NodeName, ServerName, Timestamp,
-    fleet::{Server, ServerId},
+    fleet::ServerId,
     usage::{ENTRIES_MAX, ServerUsage, Traffic, Usage, UsageV1, UserUsage},
     users::UserId,
 };
@@ -144,25 +144,26 @@ impl Meter {
     }
 
     /// The engine of a server serves in the process `pid`. `started` says that it was started just now, by us.
-    pub(crate) async fn serves(&self, server: &Server, engine: Arc<dyn Engine>, pid: u32, started: bool) {
+    pub(crate) async fn serves(
+        &self,
+        (server, name): (ServerId, &ServerName),
+        engine: Arc<dyn Engine>,
+        pid: u32,
+        started: bool,
+    ) {
         // What the adapter that is replaced knows of who left is known to no other.
-        self.read(server.id).await;
+        self.read(server).await;
         let mut state = self.state.lock().await;
-        let reading = state.serving.get(&server.id).map(|before| before.reading.clone()).unwrap_or_default();
+        let reading = state.serving.get(&server).map(|before| before.reading.clone()).unwrap_or_default();
         let serving = Serving { engine, run: run_of(pid), started, not_before: Instant::now(), reading };
         self.begun.notify_one();
-        state.names.insert(server.id, server.name.clone());
-        state.serving.insert(server.id, serving);
+        state.names.insert(server, name.clone());
+        state.serving.insert(server, serving);
         if state.journal.is_some() {
-            state.begin(server.id);
+            state.begin(server);
         } else if let Err(error) = self.open(&mut state).await {
-            tracing::error!(%error, server = %server.name, "what its users send and receive is not counted yet");
+            tracing::error!(%error, server = %name, "what its users send and receive is not counted yet");
         }
-    }
-
-    /// The engine of a server is about to be stopped, or to be started anew.
-    pub(crate) async fn stops(&self, server: ServerId) {
-        self.read(server).await;
     }
 
     /// The server is gone, and its engine with it.
@@ -205,7 +206,8 @@ impl Meter {
         join_all(due.map(|server| self.read(server))).await;
     }
 
-    async fn read(&self, server: ServerId) {
+    /// Reads what a server's engine has counted. Also to be called before it is stopped, which is the last moment for it.
+    pub(crate) async fn read(&self, server: ServerId) {
         let Some(reading) = self.serving(server).await.map(|serving| serving.reading) else { return };
         let _one_at_a_time = reading.lock().await;
         let Some(serving) = self.serving(server).await else { return };

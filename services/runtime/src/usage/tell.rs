@@ -2,14 +2,14 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bus::Bus;
+use bus::{Bus, insist};
 use contract::usage::Usage;
 use disk::blocking;
 use tokio::time::sleep;
 
 use super::Meter;
 
-/// Between two tries, while the bus is away.
+/// Between two tries to read the journal.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
 impl Meter {
@@ -17,10 +17,7 @@ impl Meter {
     pub(crate) async fn tell(&self, bus: Bus) {
         // A node that has nothing to tell needs no stream.
         self.more.notified().await;
-        while let Err(error) = bus.own_stream::<Usage>().await {
-            tracing::debug!(%error, "the stream of users' traffic is not there yet");
-            sleep(RETRY_AFTER).await;
-        }
+        insist("make the stream of usage", || bus.own_stream::<Usage>()).await;
         loop {
             let Some(journal) = self.state.lock().await.journal.clone() else {
                 self.more.notified().await;
@@ -30,10 +27,7 @@ impl Meter {
             match blocking(move || journal.next_waiting(told)).await {
                 Ok(Some((sequence, message))) => {
                     // Sent again after a lost answer it has the same number, and is counted once.
-                    while let Err(error) = bus.publish(&message).await {
-                        tracing::debug!(%error, "users' traffic cannot be told yet");
-                        sleep(RETRY_AFTER).await;
-                    }
+                    insist("tell usage", || bus.publish(&message)).await;
                     self.told.store(sequence, Ordering::Relaxed);
                 }
                 Ok(None) => self.more.notified().await,

@@ -3,7 +3,6 @@
 
 use std::process::{Child, Command};
 
-use contract::{Protocol, Timestamp, fleet::Resources};
 use tempfile::TempDir;
 
 use super::*;
@@ -13,7 +12,7 @@ struct World {
     home: TempDir,
     engine: Fake,
     meter: Meter,
-    server: Server,
+    server: ServerId,
     user: UserId,
 }
 
@@ -21,13 +20,14 @@ impl World {
     async fn serving(started: bool) -> Self {
         let home = tempfile::tempdir().unwrap();
         let (meter, user) = (meter(&home), UserId(Uuid::now_v7()));
-        let world = Self { home, engine: Fake::default(), meter, server: server(), user };
+        let world = Self { home, engine: Fake::default(), meter, server: ServerId(Uuid::from_u128(1)), user };
         world.serves(std::process::id(), started).await;
         world
     }
 
     async fn serves(&self, pid: u32, started: bool) {
-        self.meter.serves(&self.server, Arc::new(self.engine.clone()), pid, started).await;
+        let server = (self.server, &"s1".parse().unwrap());
+        self.meter.serves(server, Arc::new(self.engine.clone()), pid, started).await;
     }
 
     fn reading(&self, down: u64) -> Reading {
@@ -68,24 +68,6 @@ fn meter(home: &TempDir) -> Meter {
     Meter::new("n1".parse().unwrap(), home.path())
 }
 
-fn server() -> Server {
-    Server {
-        name: "s1".parse().unwrap(),
-        id: ServerId(Uuid::from_u128(1)),
-        protocol: Protocol::Shadowsocks2022,
-        port: 443.try_into().unwrap(),
-        node: "n1".parse().unwrap(),
-        image: None,
-        reality: None,
-        resources: Resources::default(),
-        allow_private: Vec::new(),
-        running: true,
-        restarts: 0,
-        created_at: Timestamp::UNIX_EPOCH,
-        updated_at: Timestamp::UNIX_EPOCH,
-    }
-}
-
 /// A process that runs until it is dropped.
 struct Other(Child);
 
@@ -114,7 +96,7 @@ async fn an_agent_that_is_killed_goes_on_where_it_was() {
 
     // Killed after it read, before it kept.
     world.engine.counts(vec![world.reading(500)]);
-    world.meter.read(world.server.id).await;
+    world.meter.read(world.server).await;
     let world = world.killed().await;
     world.reads(vec![world.reading(700)]).await;
     assert_eq!(world.told().await, (700, 3));
